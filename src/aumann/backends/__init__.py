@@ -1,0 +1,31 @@
+"""One thin file for each framework, and nothing framework-specific outside them.
+
+Each offers the same handful of functions:
+
+    DYNAMIC                           whether a compiled function takes a new number of rows without compiling again
+    compile(fn, variables)            fn of lists of tensors, compiled; Keras variables are read, never written
+    trace(fn, *arrays)                run fn on shapes alone where the framework can
+    gradients(fn, points)             fn(points) -> (rows, k) and, for each point and column, d Σ column / d point
+    inference(model)                  a context in which the model neither trains nor remembers
+    host(array)                       a tensor of the framework as a NumPy array
+    describe()                        versions and device, for the provenance
+
+`active()` is the one for the backend that Keras chose when it was imported.
+"""
+
+import functools
+import importlib
+
+import keras
+
+
+@functools.cache
+def active():
+    """The file of the framework that Keras runs on in this process."""
+    name = keras.config.backend()
+    if name not in ("tensorflow", "jax", "torch"):
+        raise ValueError(
+            f"Expected Keras on tensorflow, jax or torch, received KERAS_BACKEND={name!r}. "
+            "Set KERAS_BACKEND to one of the three before keras is imported."
+        )
+    return importlib.import_module(f"aumann.backends.{name}")

@@ -1,0 +1,59 @@
+"""JAX: one jitted function; the model's variables travel as arguments, so later training is seen."""
+
+import contextlib
+
+import jax
+import keras
+import numpy as np
+
+DYNAMIC = False
+
+
+def compile(fn, variables):
+    """`jax.jit` over (values of the variables, arguments)."""
+
+    @jax.jit
+    def run(state, args):
+        with keras.StatelessScope(state_mapping=list(zip(variables, state, strict=True))):
+            return fn(*args)
+
+    return lambda *args: run([v.value for v in variables], args)
+
+
+def trace(fn, *arrays):
+    """Evaluates shapes only."""
+    kept = []
+
+    def run(args):
+        with keras.StatelessScope():
+            kept.append(fn(*args))
+        return ()
+
+    jax.eval_shape(run, [[jax.ShapeDtypeStruct(a.shape, a.dtype) for a in group] for group in arrays])
+    return kept[-1]
+
+
+def gradients(fn, points):
+    values, pull = jax.vjp(fn, points)
+    eye = np.eye(values.shape[1])
+    columns = [pull(jax.numpy.broadcast_to(eye[k], values.shape).astype(values.dtype))[0] for k in range(len(eye))]
+    return values, [list(row) for row in zip(*columns, strict=True)]
+
+
+@contextlib.contextmanager
+def inference(model):
+    """Nothing to hold: JAX functions are pure."""
+    yield
+
+
+def host(array):
+    return np.asarray(array)
+
+
+def owns(x):
+    return isinstance(x, jax.Array)
+
+
+def describe():
+    device = jax.devices()[0]
+    return {"jax": jax.__version__}, "cpu" if device.platform == "cpu" else device.device_kind

@@ -1,0 +1,61 @@
+"""TensorFlow: graph mode always (eager tapes crash TF 2.21 on some strided 1×1 convolutions), XLA never."""
+
+import contextlib
+
+import keras
+import tensorflow as tf
+
+DYNAMIC = True
+
+
+def compile(fn, variables):
+    """A `tf.function`; variables are captured by reference, so later training is seen without a new trace."""
+
+    def stateless(*args):
+        with keras.StatelessScope():
+            return fn(*args)
+
+    return tf.function(stateless, autograph=False, reduce_retracing=True)
+
+
+def trace(fn, *arrays):
+    """Builds the graph of fn without running it."""
+    specs = [[tf.TensorSpec(a.shape, a.dtype) for a in group] for group in arrays]
+    kept = []
+
+    def stateless(*args):
+        with keras.StatelessScope():
+            kept.append(fn(*args))
+        return ()
+
+    tf.function(stateless, autograph=False).get_concrete_function(*specs)
+    return kept[-1]
+
+
+def gradients(fn, points):
+    k = None
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(points)
+        values = fn(points)
+        k = values.shape[1]
+        columns = tf.unstack(values, num=k, axis=1)
+    return values, [list(row) for row in zip(*(tape.gradient(c, points) for c in columns), strict=True)]
+
+
+@contextlib.contextmanager
+def inference(model):
+    """Nothing to hold: `training=False` is passed to the model and a graph keeps no global state."""
+    yield
+
+
+def host(array):
+    return array.numpy() if hasattr(array, "numpy") else array
+
+
+def owns(x):
+    return isinstance(x, (tf.Tensor, tf.Variable))
+
+
+def describe():
+    gpus = tf.config.list_logical_devices("GPU")
+    return {"tensorflow": tf.__version__}, gpus[0].name if gpus else "cpu"

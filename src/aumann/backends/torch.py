@@ -1,0 +1,77 @@
+"""PyTorch: eager autograd; parameters are read detached, so no graph reaches them."""
+
+import contextlib
+
+import keras
+import torch
+
+DYNAMIC = True
+
+
+def compile(fn, variables):
+    """Eager: compiling a Keras model on torch takes minutes and pays only in long jobs."""
+
+    def run(*args):
+        mapping = [(v, v.value.detach()) for v in variables]
+        with torch.no_grad(), keras.StatelessScope(state_mapping=mapping):
+            return fn(*args)
+
+    return run
+
+
+def trace(fn, *arrays):
+    """torch has no cheap abstract evaluation that every model survives: runs for real."""
+    with torch.no_grad(), keras.StatelessScope():
+        return fn(*([keras.ops.convert_to_tensor(a) for a in group] for group in arrays))
+
+
+def gradients(fn, points):
+    with torch.enable_grad():
+        points = [p.detach().requires_grad_() for p in points]
+        values = fn(points)
+        k = values.shape[1]
+        columns = []
+        for c in range(k):
+            if values.requires_grad:
+                columns.append(
+                    torch.autograd.grad(values[:, c].sum(), points, retain_graph=c + 1 < k, allow_unused=True)
+                )
+            else:
+                columns.append([None] * len(points))
+    return values.detach(), [list(row) for row in zip(*columns, strict=True)]
+
+
+@contextlib.contextmanager
+def inference(model):
+    """Training flags, the random state and the cudnn switch are put back as they were.
+
+    A foreign module is put in evaluation mode (a Keras model is told by `training=False`). The backward pass of a
+    cudnn RNN refuses a module in evaluation mode, so cudnn is off while a model that holds one is explained.
+    """
+    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    flags = [m.training for m in modules]
+    rnn = torch.cuda.is_available() and any(isinstance(m, torch.nn.RNNBase) for m in modules)
+    random = torch.random.get_rng_state()
+    try:
+        if modules and not isinstance(model, keras.Layer):
+            model.eval()
+        with torch.backends.cudnn.flags(enabled=False) if rnn else contextlib.nullcontext():
+            yield
+    finally:
+        for m, flag in zip(modules, flags, strict=True):
+            m.training = flag
+        torch.random.set_rng_state(random)
+
+
+def host(array):
+    array = array.detach().cpu()
+    return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
+
+
+def owns(x):
+    return isinstance(x, torch.Tensor)
+
+
+def describe():
+    device = keras.ops.zeros(()).device
+    return {"torch": torch.__version__}, torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

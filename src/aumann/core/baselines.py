@@ -1,0 +1,155 @@
+"""Baselines: where the path starts, as a constant, a row, a row for each row, a weighted set or a callable.
+
+Every form is resolved to one: for each input an array that broadcasts against (rows, set, *row), and the weights
+(1 or rows, set) of the set, summing to 1.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+FIXED = "fixed"
+
+
+@dataclass(frozen=True, eq=False)
+class Weighted:
+    """A set of baselines whose attributions are averaged exactly; see `weighted`."""
+
+    rows: Any
+    weights: np.ndarray
+
+
+def weighted(rows, weights=None):
+    """A weighted set of m baselines: the attribution is Σⱼ wⱼ φ(x, bⱼ), its base value Σⱼ wⱼ F(bⱼ).
+
+    Costs m times the gradients of one baseline; no memory beyond the set itself.
+
+    Args:
+        rows: (m, *row), shared by all inputs, or (n, m, *row), a set for each; for several inputs a list or dict of
+            those, row j of every input taken together.
+        weights: (m,) or (n, m), not negative, normalised to sum to 1; equal when omitted.
+
+    Raises:
+        ValueError: weights that are negative, not finite or all zero.
+    """
+    if weights is None:
+        return Weighted(rows, None)
+    weights = np.asarray(weights, np.float64)
+    total = weights.sum(-1, keepdims=True)
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and (total > 0).all()) or weights.ndim not in (1, 2):
+        raise ValueError(
+            f"Expected weights that are finite, not negative and not all zero, of shape (m,) or (n, m); received "
+            f"{weights}. Leave them out for equal weights."
+        )
+    return Weighted(rows, weights / total)
+
+
+@dataclass(frozen=True, eq=False)
+class Starts:
+    """Resolved baselines: `points[i]` is (1 or n, 1 or m, *row of point i); `weights` is (1 or n, m)."""
+
+    points: list
+    weights: np.ndarray
+
+    @property
+    def count(self):
+        return self.weights.shape[1]
+
+    @property
+    def shared(self):
+        """Whether every row starts from the same baselines."""
+        return all(len(p) == 1 for p in self.points)
+
+
+def split(baseline, names, pack):
+    """One baseline for each leaf of the inputs, and the weights of the set if there is one.
+
+    Args:
+        baseline: what the user gave: one thing for all inputs, or a list or dict like them.
+        names: name of each leaf of the inputs, in order.
+        pack: "leaf" | "list" | "dict": how the inputs are packed.
+
+    Returns:
+        (list of (leaf baseline, is it a set), weights or None)
+    """
+    weights = None
+    joint = isinstance(baseline, Weighted)
+    if joint:
+        baseline, weights = baseline.rows, baseline.weights
+    if isinstance(baseline, dict):
+        unknown = set(baseline) - set(names)
+        if pack == "leaf" or unknown:
+            raise ValueError(
+                f"Expected baselines named as the inputs {names}, received {sorted(map(str, baseline))}. "
+                "Give one baseline for each input, or one constant for all."
+            )
+        each = [baseline.get(name, 0.0) for name in names]
+    elif pack != "leaf" and isinstance(baseline, (list, tuple)):
+        if len(baseline) != len(names):
+            raise ValueError(
+                f"Expected {len(names)} baselines, one for each input, received {len(baseline)}. "
+                "Give one baseline for each input, or one constant for all."
+            )
+        each = list(baseline)
+    elif np.ndim(baseline) and pack != "leaf" and len(names) > 1:
+        raise ValueError(
+            f"Expected a list or dict of baselines for the inputs {names}, received one array of shape "
+            f"{np.shape(baseline)}. Give one baseline for each input, or one constant for all."
+        )
+    else:
+        each = [baseline] * len(names)
+    sets = [b for b in each if isinstance(b, Weighted)]
+    if sets and (joint or len(sets) > 1):
+        raise ValueError(
+            "Expected one weighted set, received several. Draw the rows of all inputs together: "
+            "weighted([rows_a, rows_b])."
+        )
+    if sets:
+        weights = sets[0].weights
+    return [
+        (b.rows, True) if isinstance(b, Weighted) else (b, joint and np.ndim(b) > 0 and not isinstance(b, str))
+        for b in each
+    ], weights
+
+
+def broadcast(value, is_set, row, rows, name):
+    """One leaf's baseline as an array (1 or rows, 1 or m, *row).
+
+    Raises:
+        ValueError, TypeError: it is not numeric and finite, or does not broadcast.
+    """
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf" and not array.dtype.name.startswith("bfloat"):
+        raise TypeError(
+            f"Expected a numeric baseline for input {name!r}, received {value!r:.80}. Give a constant, a row, one row "
+            "for each input row, aumann.baselines.weighted(rows), a callable, or \"fixed\" to hold the input still."
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"Expected a finite baseline for input {name!r}, received NaN or infinity. Replace them.")
+    row = tuple(row)
+    shape = array.shape
+    if is_set:
+        if shape[1:] == row and len(shape) == len(row) + 1:
+            return array[None]
+        if len(shape) == len(row) + 2 and shape[2:] == row and shape[0] in (1, rows):
+            return array
+        wanted = f"(m, {_dims(row)}) or ({rows}, m, {_dims(row)})"
+    else:
+        if shape == ():
+            return array.reshape((1,) * (len(row) + 2))
+        if shape == row:
+            return array[None, None]
+        if len(shape) == len(row) + 1 and shape[1:] == row and shape[0] in (1, rows):
+            return array[:, None]
+        if len(shape) == len(row) and all(s in (1, r) for s, r in zip(shape, row, strict=True)):
+            return array[None, None]
+        wanted = f"a constant, one row ({_dims(row)}) or one row for each row ({rows}, {_dims(row)})"
+    raise ValueError(
+        f"Expected a baseline for input {name!r} that broadcasts: {wanted}; received shape {shape}. "
+        "For a set of baselines to average give aumann.baselines.weighted(rows)."
+    )
+
+
+def _dims(row):
+    return ", ".join(map(str, row)) or "1"

@@ -1,0 +1,198 @@
+"""The engine: Σ over (row × baseline × node), packed into batches of constant size, accumulated on the device.
+
+A batch holds S rows × M path points with S·M ≤ batch_size. A row whose points do not fit is cut into equal chunks and
+the sums stay on the device between them. Memory therefore grows with batch_size and the results, not with nodes,
+baselines or rows.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How the points of the rows are cut into batches.
+
+    Attributes:
+        rows: S, rows per batch.
+        points: M, path points per row and batch.
+        chunks: batches that one row takes.
+    """
+
+    rows: int
+    points: int
+    chunks: int
+
+
+def pack(points, batch_size):
+    """The packing of rows with `points` path points each."""
+    chunks = -(-points // batch_size)
+    width = -(-points // chunks)
+    return Packing(max(1, batch_size // width), width, chunks)
+
+
+def groups(rows, size, dynamic):
+    """Row indices of each batch: arrays (≤ size,) and how many of them count.
+
+    Where every new shape is compiled (`dynamic` False) the last batch is padded, by repeating its last row, to the
+    next power of two, so that a few shapes serve any number of rows.
+    """
+    for first in range(0, rows, size):
+        count = min(size, rows - first)
+        width = count if dynamic else min(size, 1 << (count - 1).bit_length())
+        yield np.minimum(np.arange(first, first + width), rows - 1), count
+
+
+def make_step(gradients, path):
+    """One batch: interpolate, forward, gradient, weigh, sum.
+
+    Args:
+        gradients: (points, side, index) -> for each point a list over targets of ∂F/∂point or None where F does not
+            depend on it; points are (rows, *row), index (rows, targets).
+        path: (start, end, t) -> (point, velocity).
+
+    Returns:
+        step(sums, ends, starts, tw, side, index) -> sums, with for each point sums (S, targets, *row), ends (S, *row),
+        starts (1 or S, 1 or M, *row); tw is [t, w], each (S, M); side and index are (S, …).
+    """
+
+    def step(sums, ends, starts, tw, side, index):
+        t, w = tw
+        width = ops.shape(t)[1]
+        points, slopes = [], []
+        for start, end in zip(starts, ends, strict=True):
+            row = tuple(end.shape[1:])
+            fit = (-1, width) + (1,) * len(row)
+            point, velocity = path(start, ops.expand_dims(end, 1), ops.reshape(t, fit))
+            points.append(ops.reshape(point, (-1, *row)))
+            slopes.append(ops.reshape(w, fit) * velocity)
+        spread = [ops.repeat(s, width, axis=0) for s in side]
+        slices = gradients(points, spread, ops.repeat(index[0], width, axis=0))
+        return [
+            total if all(g is None for g in columns) else total + _weigh(columns, slope, width)
+            for total, columns, slope in zip(sums, slices, slopes, strict=True)
+        ]
+
+    return step
+
+
+def _weigh(columns, slope, width):
+    """Σ over the points of a row, for each target: (S, targets, *row)."""
+    row = tuple(columns[0].shape[1:])
+    return ops.stack([ops.sum(slope * ops.reshape(g, (-1, width, *row)), axis=1) for g in columns], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What is to be summed.
+
+    Attributes:
+        rows: n, rows to explain.
+        load: row indices -> (ends, side), lists of device tensors for those rows.
+        starts: resolved baselines.
+        index: (1 or n, targets) position of each target in the outputs.
+        rule: nodes and weights.
+        shapes: shape of one row of each point.
+        dtype: of the path and of the sums.
+    """
+
+    rows: int
+    load: Any
+    starts: Any
+    index: np.ndarray
+    rule: Any
+    shapes: list
+    dtype: str
+
+    @property
+    def points(self):
+        """Path points of a row: gradients spent on it."""
+        return self.starts.count * len(self.rule)
+
+
+def integrate(step, work, batch_size, dynamic, host, progress=None):
+    """φ for every row.
+
+    Returns:
+        for each point an array (n, targets, *row).
+    """
+    targets = work.index.shape[1]
+    packing = pack(work.points, batch_size)
+    chunks = list(_chunks(work, packing))
+    results = [np.empty((work.rows, targets, *shape), work.dtype) for shape in work.shapes]
+    waiting = None
+    for rows, count in groups(work.rows, packing.rows, dynamic):
+        ends, side = work.load(rows)
+        index = [_take(work.index, rows, "int32")]
+        sums = [ops.zeros((len(rows), targets, *shape), work.dtype) for shape in work.shapes]
+        for chunk in chunks:
+            sums = step(sums, ends, chunk.starts(rows), chunk.nodes(rows), side, index)
+            if progress:
+                progress(count * chunk.points)
+        if waiting:  # the next batch is under way while the last one is fetched
+            _store(results, *waiting, host)
+        waiting = rows[:count], sums
+    _store(results, *waiting, host)
+    return results
+
+
+def _store(results, rows, sums, host):
+    for result, total in zip(results, sums, strict=True):
+        result[rows] = host(total)[: len(rows)]
+
+
+def _chunks(work, packing):
+    """The path points of a row, cut into chunks of one width; the last is filled up with points of weight zero."""
+    m, n = work.starts.count, len(work.rule)
+    t = np.tile(work.rule.nodes, m)
+    w = np.repeat(work.starts.weights, n, axis=1) * np.tile(work.rule.weights, m)
+    which = np.repeat(np.arange(m), n)
+    fill = packing.chunks * packing.points - len(t)
+    t, w, which = np.pad(t, (0, fill), "edge"), np.pad(w, ((0, 0), (0, fill))), np.pad(which, (0, fill), "edge")
+    for first in range(0, len(t), packing.points):
+        cut = slice(first, first + packing.points)
+        yield _Chunk(work, t[cut], w[:, cut], which[cut], min(packing.points, m * n - first))
+
+
+class _Chunk:
+    """A run of path points; what all rows share is sent to the device once."""
+
+    def __init__(self, work, t, w, which, points):
+        self.work, self.t, self.w, self.which, self.points = work, t, w, which, points
+        self.kept = {}
+
+    def nodes(self, rows):
+        if len(self.w) > 1:
+            return self._nodes(rows)
+        return self._once("nodes", len(rows), lambda: self._nodes(rows))
+
+    def _nodes(self, rows):
+        t = np.broadcast_to(self.t, (len(rows), len(self.t)))
+        w = np.broadcast_to(self.w if len(self.w) == 1 else self.w[rows], t.shape)
+        return [ops.convert_to_tensor(a, self.work.dtype) for a in (t, w)]
+
+    def starts(self, rows):
+        if self.work.starts.shared:
+            return self._once("starts", 0, lambda: self._starts(rows))
+        return self._starts(rows)
+
+    def _starts(self, rows):
+        return [
+            _take(p[:, self.which] if p.shape[1] > 1 else p, rows if len(p) > 1 else None, self.work.dtype)
+            for p in self.work.starts.points
+        ]
+
+    def _once(self, what, size, make):
+        if self.kept.get(what, (None,))[0] != size:
+            self.kept[what] = size, make()
+        return self.kept[what][1]
+
+
+def _take(array, rows, dtype):
+    """Rows of a host array as a device tensor; an array of one row serves all."""
+    if rows is not None:
+        array = np.broadcast_to(array, (len(rows), *array.shape[1:])) if len(array) == 1 else array[rows]
+    return ops.convert_to_tensor(np.ascontiguousarray(array, dtype))

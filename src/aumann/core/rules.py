@@ -1,0 +1,145 @@
+"""Rules: the nodes tₖ and weights wₖ of ∫₀¹ g(t) dt ≈ Σₖ wₖ g(tₖ), as frozen data that proves itself when built.
+
+A new rule is a function that returns a `Rule`: nodes, weights and the degree up to which it claims to be exact.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Rule:
+    """A quadrature rule on [0, 1].
+
+    Attributes:
+        name: how the rule is called and written in the provenance, as `"gauss_legendre(50)"`.
+        nodes: (n,) float64, increasing, within [0, 1].
+        weights: (n,) float64, summing to 1.
+        degree: every polynomial up to this degree is integrated exactly; checked when the rule is built.
+
+    Raises:
+        ValueError: the nodes and weights do not have the exactness they claim.
+    """
+
+    name: str
+    nodes: np.ndarray
+    weights: np.ndarray
+    degree: int
+
+    def __post_init__(self):
+        for field in ("nodes", "weights"):
+            array = np.array(getattr(self, field), np.float64)
+            array.flags.writeable = False
+            object.__setattr__(self, field, array)
+        t, w = self.nodes, self.weights
+        if t.ndim != 1 or t.shape != w.shape or not len(t):
+            raise ValueError(
+                f"{self.name}: expected nodes and weights of one shape (n,), received {t.shape} and {w.shape}. "
+                "Give one weight for each node."
+            )
+        if not (np.isfinite(w).all() and (t >= 0).all() and (t <= 1).all() and (np.diff(t) > 0).all()):
+            raise ValueError(
+                f"{self.name}: expected increasing nodes within [0, 1] and finite weights, received nodes {t}. "
+                "Sort the nodes and map them to [0, 1]."
+            )
+        worst = np.abs(_legendre_moments(t, w, self.degree) - np.eye(1, self.degree + 1)[0]).max()
+        if not worst < 1e-12:
+            raise ValueError(
+                f"{self.name}: expected exactness to degree {self.degree}, received an error of {worst:.1e} on a "
+                "Legendre polynomial. Lower the degree or correct the weights."
+            )
+
+    def __len__(self):
+        return len(self.nodes)
+
+    def __repr__(self):
+        return f"aumann.{self.name}"
+
+
+def _legendre_moments(t, w, degree):
+    """Σ w Pₖ(2t − 1) for k = 0…degree, which for an exact rule are 1, 0, 0, …: monomials are too ill-conditioned."""
+    x = 2 * t - 1
+    before, now = np.ones_like(x), x
+    moments = [w.sum()]
+    for k in range(1, degree + 1):
+        moments.append(w @ now)
+        before, now = now, ((2 * k + 1) * x * now - k * before) / (k + 1)
+    return np.array(moments)
+
+
+def _count(n, least, rule):
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
+        raise ValueError(f"{rule}: expected a whole number of nodes ≥ {least}, received {n!r}. Give for example 50.")
+    return int(n)
+
+
+@functools.lru_cache(maxsize=64)
+def gauss_legendre(n=50):
+    """n Gauss–Legendre nodes: exact to degree 2n − 1, spectral on smooth networks. The default.
+
+    Newton's iteration on Pₙ from Tricomi's guess, O(n²): 2000 nodes take 0.1 s where an eigenvalue solver takes 6 s.
+    """
+    n = _count(n, 1, "gauss_legendre")
+    x = np.cos(np.pi * (np.arange(n, 0, -1) - 0.25) / (n + 0.5))
+    for _ in range(8):
+        p, slope = _legendre(n, x)
+        x = x - p / slope
+    x = (x - x[::-1]) / 2  # exactly symmetric, as the true nodes are
+    _, slope = _legendre(n, x)
+    w = 1 / ((1 - x * x) * slope**2)
+    return Rule(f"gauss_legendre({n})", (1 + x) / 2, w / w.sum(), 2 * n - 1)
+
+
+def _legendre(n, x):
+    """Pₙ(x) and Pₙ'(x) by the three-term recurrence."""
+    before, now = np.ones_like(x), x
+    for k in range(2, n + 1):
+        before, now = now, ((2 * k - 1) * x * now - (k - 1) * before) / k
+    return now, n * (x * now - before) / (x * x - 1)
+
+
+@functools.lru_cache(maxsize=64)
+def clenshaw_curtis(n=33):
+    """n Chebyshev points with both ends: exact to degree n − 1, nested as n = 2ᵏ + 1.
+
+    Source: Waldvogel (2006), Fast construction of the Fejér and Clenshaw–Curtis quadrature rules.
+    """
+    n = _count(n, 2, "clenshaw_curtis")
+    m = n - 1
+    k = np.arange(n)
+    j = np.arange(1, m // 2 + 1)
+    b = np.where(2 * j == m, 1.0, 2.0)
+    w = 1 - (b / (4 * j**2 - 1) * np.cos(2 * np.pi * np.outer(k, j) / m)).sum(1)
+    w *= np.where((k == 0) | (k == m), 1.0, 2.0) / (2 * m)
+    return Rule(f"clenshaw_curtis({n})", np.sin(np.pi * k / (2 * m)) ** 2, w, m)
+
+
+def midpoint(n=50):
+    """The middles of n equal cells: exact to degree 1, second order."""
+    n = _count(n, 1, "midpoint")
+    return Rule(f"midpoint({n})", (np.arange(n) + 0.5) / n, np.full(n, 1 / n), 1)
+
+
+def trapezoid(n=51):
+    """n equally spaced points with both ends, the ends weighing half: exact to degree 1, second order."""
+    n = _count(n, 2, "trapezoid")
+    w = np.full(n, 1 / (n - 1))
+    w[[0, -1]] /= 2
+    return Rule(f"trapezoid({n})", np.linspace(0, 1, n), w, 1)
+
+
+def left(n=50):
+    """The left ends of n equal cells: exact for constants only, first order. The historical sum."""
+    n = _count(n, 1, "left")
+    return Rule(f"left({n})", np.arange(n) / n, np.full(n, 1 / n), 0)
+
+
+def right(n=50):
+    """The right ends of n equal cells: exact for constants only, first order."""
+    n = _count(n, 1, "right")
+    return Rule(f"right({n})", np.arange(1, n + 1) / n, np.full(n, 1 / n), 0)
+
+
+FAMILIES = {f.__name__: f for f in (gauss_legendre, clenshaw_curtis, midpoint, trapezoid, left, right)}

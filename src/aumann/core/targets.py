@@ -1,0 +1,178 @@
+"""Targets: which scalar of the model's outputs is F, for each row and for several targets at once.
+
+The outputs of a row are laid end to end as one long vector; a target is a position in it. What a user says (a class,
+"predicted", a tuple index, a named output, a callable, a list of those, "all") is resolved to such positions once the
+layout of the outputs is known, and checked against it.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output tensor of the model: its name, its shape without the batch axis, its first position in the vector."""
+
+    name: str
+    shape: tuple
+    start: int
+
+    @property
+    def size(self):
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True)
+class Column:
+    """One target: (rows or 1,) positions in the outputs' vector, or None where F(x) itself decides ("predicted")."""
+
+    name: str
+    positions: np.ndarray | None
+
+
+def is_several(target):
+    """Whether the target asks for an axis of targets: a list (even of one) or "all"."""
+    return isinstance(target, list) or (isinstance(target, str) and target == "all")
+
+
+def callables(target):
+    """The functions among the targets, in order; each adds one position to the end of the outputs' vector."""
+    items = target if isinstance(target, list) else [target]
+    return [t for t in items if callable(t)]
+
+
+def resolve(target, outputs, several_outputs, rows):
+    """Positions of every target.
+
+    Args:
+        target: what the user gave.
+        outputs: list of `Output`.
+        several_outputs: whether the model returns a list or dict, so that a tuple may begin with the output.
+        rows: number of rows that are explained.
+
+    Returns:
+        list of `Column`.
+
+    Raises:
+        ValueError, TypeError: the target does not name a scalar of the outputs; the message states what does.
+    """
+    if isinstance(target, str) and target == "all":
+        items = [
+            (o.name, *index) if several_outputs else tuple(index)
+            for o in outputs
+            for index in np.ndindex(*o.shape)
+        ]
+    else:
+        items = target if isinstance(target, list) else [target]
+    if not items:
+        raise ValueError(f"Expected at least one target, received an empty list. {_valid(outputs)}")
+    end = outputs[-1].start + outputs[-1].size
+    columns = []
+    for item in items:
+        if callable(item):
+            columns.append(Column(getattr(item, "__name__", "callable"), np.array([end])))
+            end += 1
+        else:
+            columns.append(_one(item, outputs, several_outputs, rows))
+    return columns
+
+
+def _one(item, outputs, several_outputs, rows):
+    if isinstance(item, (bool, float)) or item is Ellipsis:
+        raise TypeError(f"Expected a target, received {item!r}. {_valid(outputs)}")
+    if item is None:
+        if sum(o.size for o in outputs) != 1:
+            raise ValueError(
+                f"Expected a target, since the model has more than one output unit; received none. {_valid(outputs)}"
+            )
+        return Column(outputs[0].name, np.array([outputs[0].start]))
+    if isinstance(item, str) and item == "predicted" and item not in [o.name for o in outputs]:
+        return _predicted(outputs)
+    if isinstance(item, np.ndarray) or hasattr(item, "__array__"):
+        item = _per_row(np.asarray(item), rows, outputs)
+    path = item if isinstance(item, tuple) else (item,)
+    output, index = _choose_output(path, outputs, several_outputs)
+    if not index and output.size == 1:
+        index = (0,) * len(output.shape)
+    if len(index) != len(output.shape):
+        raise ValueError(
+            f"Expected {len(output.shape)} indices into output {output.name!r} of shape (n, "
+            f"{', '.join(map(str, output.shape))}), received {item!r}. {_valid(outputs)}"
+        )
+    checked = [_in_range(i, size, output, outputs) for i, size in zip(index, output.shape, strict=True)]
+    positions = np.zeros(1, np.int64) if not checked else np.ravel_multi_index(np.broadcast_arrays(*checked), output.shape)
+    return Column(_name(output, index, several_outputs), output.start + np.atleast_1d(positions))
+
+
+def _predicted(outputs):
+    if len(outputs) != 1 or len(outputs[0].shape) > 1:
+        raise ValueError(
+            'Expected one output of shape (n, classes) for target="predicted", received '
+            + ", ".join(f"{o.name!r} {('n', *o.shape)}" for o in outputs)
+            + f". Choose one with output=, or name the unit. {_valid(outputs)}"
+        )
+    return Column("predicted", None)
+
+
+def _per_row(array, rows, outputs):
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"Expected integer targets, received dtype {array.dtype}. {_valid(outputs)}")
+    if array.ndim == 0:
+        return int(array)
+    if array.ndim > 2 or len(array) != rows:
+        raise ValueError(
+            f"Expected one target (or one tuple index) for each of the {rows} rows, received an array of shape "
+            f"{array.shape}. For several targets at once give a list."
+        )
+    return (array,) if array.ndim == 1 else tuple(array.T)
+
+
+def _choose_output(path, outputs, several_outputs):
+    """Splits a target such as ("box", 3) or (2, 1) into the output and the index within it."""
+    first, rest = path[0] if path else None, path[1:]
+    names = [o.name for o in outputs]
+    if isinstance(first, str):
+        if first not in names:
+            raise ValueError(f"Expected the name of an output, received {first!r}. {_valid(outputs)}")
+        return outputs[names.index(first)], rest
+    if not several_outputs:
+        return outputs[0], path
+    if len(outputs) == 1:
+        return outputs[0], path
+    if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
+        if not 0 <= first < len(outputs):
+            raise ValueError(f"Expected an output between 0 and {len(outputs) - 1}, received {first}. {_valid(outputs)}")
+        return outputs[first], rest
+    raise ValueError(
+        f"Expected a target that begins with one of the {len(outputs)} outputs, received {path!r}. {_valid(outputs)}"
+    )
+
+
+def _in_range(index, size, output, outputs):
+    array = np.asarray(index)
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"Expected integer indices into output {output.name!r}, received {index!r}. {_valid(outputs)}")
+    if array.size and (array.min() < -size or array.max() >= size):
+        wrong = array[(array < -size) | (array >= size)].ravel()[0]
+        raise ValueError(
+            f"Expected a target between 0 and {size - 1} for output {output.name!r}, received {wrong}. "
+            f"{_valid(outputs)}"
+        )
+    return np.where(array < 0, array + size, array)
+
+
+def _name(output, index, several_outputs):
+    label = ", ".join("row's own" if np.ndim(i) else str(i) for i in index)
+    if not several_outputs:
+        return label or output.name
+    return output.name if output.size == 1 else f"{output.name}[{label}]"
+
+
+def _valid(outputs):
+    """What the user can say instead."""
+    parts = []
+    for o in outputs:
+        ranges = ", ".join(f"0…{s - 1}" for s in o.shape)
+        parts.append(f"output {o.name!r}: " + (f"({ranges})" if len(o.shape) > 1 else ranges or "no index"))
+    return "Valid targets are " + "; ".join(parts) + '; "predicted", "all", a callable or a list of those.'

@@ -1,0 +1,450 @@
+"""The oracle: F and its gradient, for a Keras model or a plain function, at its inputs or at a layer.
+
+`Oracle` finds out once, from one row, how the model wants its inputs, which of them move along the path, which are
+read at an Embedding, and what the outputs look like; after that it only evaluates and differentiates.
+"""
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from aumann import backends
+from aumann.core import engine
+from aumann.core.baselines import FIXED
+from aumann.core.targets import Output
+from aumann.intercept import intercepted
+
+
+@dataclass(frozen=True, eq=False)
+class Leaf:
+    """One input array as the user gave it.
+
+    Attributes:
+        name: its key, index or the declared name of the input.
+        array: (n, *row) host array.
+        role: "moves" along the path, is "fixed", or is "integer" until it is known whether an Embedding reads it.
+        features: column names of a DataFrame, or None.
+        declared: the dtype that the model declares for it, or None.
+    """
+
+    name: str
+    array: np.ndarray
+    role: str
+    features: list | None = None
+    declared: str | None = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One call of a layer whose output moves along the path instead of the input that it reads."""
+
+    layer: Any
+    call: int
+    leaf: int
+    shape: tuple
+
+
+class Oracle:
+    """F on one kind of input: structure, roles, row shapes and dtypes are settled.
+
+    Args:
+        model: a built Keras model or layer, a function of the active framework's tensors, a `torch.nn.Module`, or
+            a graph that brings its own `pull`.
+        structure: the user's inputs, for their packing.
+        leaves: list of `Leaf`.
+        output: None, the name or index of an output, or "logits".
+        layers: layers at which read leaves move.
+    """
+
+    def __init__(self, model, structure, leaves, output, layers):
+        self.backend = backends.active()
+        self.model, self.structure, self.output = model, structure, output
+        self.names = [leaf.name for leaf in leaves]
+        self.roles = [leaf.role for leaf in leaves]
+        self.kinds = [leaf.array.dtype.kind for leaf in leaves]
+        self.dtype = path_dtype(model, leaves)
+        self.variables = list(model.variables) if isinstance(model, keras.Layer) else []
+        self.arguments = calling_convention(model, structure)
+        self.readings, self.hidden = [], {}
+        first = [self._feed(i, leaf.array[:1]) for i, leaf in enumerate(leaves)]
+        if layers:
+            self._find_readings(layers, first)
+        self._settle_integers(leaves)
+        first = [self._feed(i, leaf.array[:1]) for i, leaf in enumerate(leaves)]
+        survey = self._survey(first)
+        self.outputs, self.several_outputs, self.output_dtypes, self.width = survey
+        self.moving = [i for i, role in enumerate(self.roles) if role == "moves"]
+        self.held = [i for i, role in enumerate(self.roles) if role != "moves"]
+        self.shapes = [leaves[i].array.shape[1:] for i in self.moving] + [r.shape for r in self.readings]
+        self._compiled = {}
+
+    # ---- calling the model -------------------------------------------------------------------------------------
+
+    def _feed(self, i, array):
+        """Rows of leaf i as the model is fed them: what moves is a float of the path's dtype."""
+        floats = self.roles[i] == "moves" or self.kinds[i] == "f"
+        return np.ascontiguousarray(array, self.dtype if floats else None)
+
+    def _call(self, leaves, handlers=None):
+        args, kwargs = self.arguments(tree.pack_sequence_as(self.structure, leaves))
+        try:
+            with intercepted({**(handlers or {}), **self.hidden}):
+                return self.model(*args, **kwargs)
+        except ValueError as error:
+            if str(error).startswith("Expected"):
+                raise
+            raise self._failed(leaves, error) from error
+        except (TypeError, RuntimeError, AssertionError, KeyError, IndexError, AttributeError) as error:
+            raise self._failed(leaves, error) from error
+        except Exception as error:
+            if type(error).__module__.startswith(("tensorflow", "jax", "torch", "optree")):
+                raise self._failed(leaves, error) from error
+            raise
+
+    def _failed(self, leaves, error):
+        fed = ", ".join(f"{n} {tuple(x.shape)} {_dtype(x)}" for n, x in zip(self.names, leaves, strict=True))
+        return ValueError(
+            f"Expected the model to accept what it was fed: {fed}; received {type(error).__name__} from inside it: "
+            f"{error}. Check that model(inputs) works on these shapes and dtypes."
+        )
+
+    def _join(self, points, side):
+        """The model's inputs and the handlers that put the moving layer outputs in their place."""
+        leaves = [None] * len(self.roles)
+        for i, x in zip(self.held, side, strict=True):
+            leaves[i] = x
+        for i, x in zip(self.moving, points[: len(self.moving)], strict=True):
+            leaves[i] = x
+        given = {}
+        for reading, x in zip(self.readings, points[len(self.moving) :], strict=True):
+            given[id(reading.layer), reading.call] = x
+        calls = {}
+
+        def replace(layer):
+            def handler(original, *args, **kwargs):
+                k = calls[id(layer)] = calls.get(id(layer), -1) + 1
+                if (id(layer), k) not in given:
+                    return original(*args, **kwargs)
+                return ops.cast(given[id(layer), k], layer.compute_dtype)
+
+            return handler
+
+        return leaves, {(r.layer, "call"): replace(r.layer) for r in self.readings}
+
+    def flat(self, points, side, functions=()):
+        """All outputs of a row end to end, then one position for each function: (rows, positions)."""
+        structure = self._call(*self._join(points, side))
+        vectors = [ops.reshape(ops.cast(x, self.dtype), (len_of(x), -1)) for _, x in self._chosen(structure)]
+        for function in functions:
+            value = function(structure)
+            if len(value.shape) != 1:
+                raise ValueError(
+                    f"Expected the target function to return one number for each row, shape (n,); received shape "
+                    f"{tuple(value.shape)}. Index or sum the other axes."
+                )
+            if not keras.backend.is_float_dtype(_dtype(value)):
+                raise ValueError(_not_differentiable(f"{_dtype(value)} from the target function"))
+            vectors.append(ops.expand_dims(ops.cast(value, self.dtype), 1))
+        return vectors[0] if len(vectors) == 1 else ops.concatenate(vectors, axis=1)
+
+    def gradients(self, points, side, index, functions=()):
+        """For each point, a list over targets of ∂F/∂point, or None where F does not depend on it."""
+        if hasattr(self.model, "pull"):
+            return self._pull(points, side, index)
+
+        def values(points):
+            return ops.take_along_axis(self.flat(points, side, functions), index, axis=1)
+
+        _, columns = self.backend.gradients(values, points)
+        for i, column in zip(self.moving, columns, strict=False):
+            if self.kinds[i] in "iu" and all(g is None for g in column):
+                raise TypeError(
+                    f"Expected input {self.names[i]!r} to be differentiable; received integers that reach the output "
+                    "only through an integer operation, and no Embedding reads them. Name the layer that does with "
+                    f'layer=, or hold the input still with baseline={{{self.names[i]!r}: "fixed"}}.'
+                )
+        if all(g is None for column in columns for g in column):
+            raise ValueError(_not_differentiable("an output that depends on no input through differentiable operations"))
+        return columns
+
+    def _pull(self, points, side, index):
+        """The chain rule by hand, for a graph of a framework that Keras does not run on."""
+        structure = self._call(*self._join(points, side))
+        outputs = [ops.convert_to_tensor(x) for _, x in self._chosen(structure)]
+
+        def values(outputs):
+            vectors = [ops.reshape(x, (len_of(x), -1)) for x in outputs]
+            return ops.take_along_axis(ops.concatenate(vectors, axis=1), index, axis=1)
+
+        _, columns = self.backend.gradients(values, outputs)
+        targets = range(index.shape[1])
+        pulled = [self.model.pull(points, [column[k] for column in columns]) for k in targets]
+        return [[pulled[k][i] for k in targets] for i in range(len(points))]
+
+    # ---- what is compiled --------------------------------------------------------------------------------------
+
+    def compiled(self, what, functions, path=None):
+        """ "flat", "read" or "step", compiled once."""
+        key = what, tuple(functions), path
+        if key not in self._compiled:
+            if what == "flat":
+                fn = lambda points, side: self.flat(points, side, functions)  # noqa: E731
+            elif what == "read":
+                fn = self._read
+            else:
+                fn = engine.make_step(lambda p, s, i: self.gradients(p, s, i, functions), path)
+            whole = hasattr(self.model, "pull")
+            self._compiled[key] = fn if whole else self.backend.compile(fn, self.variables)
+        return self._compiled[key]
+
+    def _read(self, leaves):
+        """Outputs of the layers that read the leaves, in order."""
+        seen, _ = self._watch([r.layer for r in self.readings], leaves)
+        return [ops.cast(seen[id(r.layer)][r.call][1], self.dtype) for r in self.readings]
+
+    def load(self, arrays):
+        """Rows of the host arrays -> (ends, side) on the device."""
+        fed = [ops.convert_to_tensor(self._feed(i, a)) for i, a in enumerate(arrays)]
+        ends = [fed[i] for i in self.moving]
+        if self.readings:
+            ends += self.compiled("read", ())(fed)
+        return ends, [fed[i] for i in self.held]
+
+    # ---- looking at the model once -----------------------------------------------------------------------------
+
+    def _watch(self, layers, leaves):
+        """Runs the model and returns {id(layer): [(first argument, output) of each call]} and the outputs."""
+        seen = {id(layer): [] for layer in layers}
+
+        def record(layer):
+            def handler(original, *args, **kwargs):
+                y = original(*args, **kwargs)
+                seen[id(layer)].append((args[0] if args else next(iter(kwargs.values()), None), y))
+                return y
+
+            return handler
+
+        outputs = self._call(leaves, {(layer, "call"): record(layer) for layer in layers})
+        return seen, outputs
+
+    def _find_readings(self, layers, first):
+        """Which leaf each call of a layer reads, found by changing the leaves one at a time."""
+        shapes = {}
+
+        def inputs(leaves):
+            seen, _ = self._watch(layers, leaves)
+            for layer in layers:
+                shapes[id(layer)] = [y.shape if ops.is_tensor(y) else None for _, y in seen[id(layer)]]
+            return [ops.convert_to_tensor(x) for layer in layers for x, _ in seen[id(layer)]]
+
+        compiled = self.backend.compile(inputs, self.variables)
+
+        def ask(leaves):
+            return [self.backend.host(x) for x in compiled([ops.convert_to_tensor(x) for x in leaves])]
+
+        with self.backend.inference(self.model):
+            base = ask(first)
+            changed = [
+                [not np.array_equal(a, b) for a, b in zip(base, ask(_disturbed(first, i)), strict=True)]
+                for i in range(len(first))
+            ]
+        calls = [(layer, k) for layer in layers for k in range(len(shapes[id(layer)]))]
+        for c, (layer, k) in enumerate(calls):
+            readers = [i for i in range(len(first)) if changed[i][c] and self.roles[i] != FIXED]
+            shape = shapes[id(layer)][k]
+            if not readers:
+                continue
+            if len(readers) > 1 or shape is None or shape[0] != 1:
+                raise ValueError(
+                    f"Expected layer {layer.name!r} to turn one input into one tensor with a row for each row; received "
+                    f"inputs {[self.names[i] for i in readers]} and output shape {shape}. Choose a layer nearer to the "
+                    'inputs with layer=, or hold the others still with baseline={…: "fixed"}.'
+                )
+            self.readings.append(Reading(layer, k, readers[0], tuple(shape[1:])))
+            self.roles[readers[0]] = "read"
+
+    def _settle_integers(self, leaves):
+        """Integers that no layer reads are features like any other, unless the model declares them to be integers."""
+        for i, leaf in enumerate(leaves):
+            if self.roles[i] == "integer" and leaf.declared and not keras.backend.is_float_dtype(leaf.declared):
+                raise TypeError(
+                    f"Expected an Embedding to read the integer input {leaf.name!r} (declared {leaf.declared}), received "
+                    "a model in which none does, so no path leads to it. Name the layer that reads it with layer=, or "
+                    f'hold it still with baseline={{{leaf.name!r}: "fixed"}}.'
+                )
+            if self.roles[i] == "integer":
+                self.roles[i] = "moves"
+
+    def _survey(self, first):
+        """Layout of the outputs and elements that a row's forward pass produces, from one row's shapes."""
+        layers = operations(self.model)
+        found = {}
+
+        def look(leaves):
+            seen, structure = self._watch(layers, leaves)
+            found["elements"] = sum(
+                int(np.prod([s or 1 for s in y.shape])) for calls in seen.values() for _, call in calls
+                for y in tree.flatten(call) if ops.is_tensor(y)
+            )
+            if self.output == "logits":
+                found["hidden"] = self._final_activations(layers, seen, structure)
+            found["outputs"] = self._chosen(structure)
+            found["several"] = not ops.is_tensor(structure)
+            return [x for _, x in found["outputs"]]
+
+        with self.backend.inference(self.model):
+            if hasattr(self.model, "pull"):
+                look(first)
+            else:
+                self.backend.trace(look, first)
+        self.hidden = found.get("hidden", {})
+        outputs, dtypes, start = [], [], 0
+        for name, x in found["outputs"]:
+            if not len(x.shape) or x.shape[0] not in (1, None):
+                raise ValueError(
+                    f"Expected output {name!r} with one row for each row of the inputs, received shape "
+                    f"{tuple(x.shape)} for one row. Keep the batch axis first."
+                )
+            outputs.append(Output(name, tuple(int(s) for s in x.shape[1:]), start))
+            dtypes.append(_dtype(x))
+            start += outputs[-1].size
+        several = found["several"] and len(outputs) > 1
+        inputs = sum(int(np.prod(x.shape)) for x in first)
+        return outputs, several, dtypes, found["elements"] + inputs
+
+    def _chosen(self, structure):
+        """(name, tensor) of the outputs that `output=` leaves."""
+        if ops.is_tensor(structure) or not isinstance(structure, (list, tuple, dict)):
+            flat = [("output", structure)]
+        elif isinstance(structure, dict):
+            flat = [(str(k), v) for k, v in structure.items()]
+        else:
+            declared = getattr(self.model, "output_names", None) or []
+            names = declared if len(declared) == len(structure) else [f"output_{i}" for i in range(len(structure))]
+            flat = list(zip(names, structure, strict=True))
+        if self.output in (None, "logits"):
+            return flat
+        names = [name for name, _ in flat]
+        if isinstance(self.output, str) and self.output in names:
+            return [flat[names.index(self.output)]]
+        if isinstance(self.output, int) and -len(flat) <= self.output < len(flat):
+            return [flat[self.output]]
+        raise ValueError(
+            f"Expected an output of the model, one of {names} or 0…{len(flat) - 1}, or \"logits\"; received "
+            f"{self.output!r}. Leave output= out for all of them."
+        )
+
+    def _final_activations(self, layers, seen, structure):
+        """Handlers that pass by the softmax or sigmoid that produced an output, however it was written."""
+        handlers = {}
+        for _, output in self._chosen(structure):
+            made = [layer for layer in layers for _, y in seen[id(layer)] if y is output]
+            for layer in made:
+                handlers |= _pass_by(layer)
+        if not handlers:
+            raise ValueError(
+                f"Expected a final softmax or sigmoid for output=\"logits\" (an activation argument, an Activation or a "
+                f"Softmax layer), received none that makes {[n for n, _ in self._chosen(structure)]}. "
+                "Leave output= out, since the output may already be logits."
+            )
+        return handlers
+
+
+def _pass_by(layer):
+    def identity(original, x, *args, **kwargs):
+        return x
+
+    if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ in ("Softmax", "Sigmoid"):
+        return {(layer, "call"): identity}
+    activation = getattr(layer, "activation", None)
+    if isinstance(activation, keras.layers.Softmax):
+        return {(activation, "call"): identity}
+    if getattr(activation, "__name__", None) in ("softmax", "sigmoid"):
+        return {(layer, "activation"): identity}
+    return {}
+
+
+def operations(model):
+    """Every layer and operation inside a Keras model, the model itself excepted."""
+    found, todo = {}, [model] if isinstance(model, keras.Layer) else []
+    while todo:
+        node = todo.pop()
+        inner = list(node._flatten_layers(include_self=False, recursive=False)) if isinstance(node, keras.Layer) else []
+        inner += list(getattr(node, "operations", []) or [])
+        for op in inner:
+            if id(op) not in found and not isinstance(op, keras.layers.InputLayer):
+                found[id(op)] = op
+                todo.append(op)
+    return list(found.values())
+
+
+def embeddings(model):
+    return [layer for layer in operations(model) if isinstance(layer, keras.layers.Embedding)]
+
+
+def path_dtype(model, leaves):
+    """float64 if the model computes in it, else float32: half precision would merge neighbouring path points."""
+    if isinstance(model, keras.Layer):
+        kinds = {v.dtype for v in model.weights} | {model.compute_dtype}
+    elif hasattr(model, "parameters"):
+        kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
+    else:
+        kinds = set()
+    if not kinds:
+        kinds = {leaf.array.dtype.name for leaf in leaves}
+    return "float64" if "float64" in kinds else "float32"
+
+
+def calling_convention(model, structure):
+    """How the packed inputs become arguments: one, several positional ones, or keywords."""
+    inference = {}
+    if isinstance(model, keras.Layer):
+        inference = {"training": False}
+    if isinstance(model, keras.Sequential) or hasattr(model, "_inputs_struct"):
+        return lambda packed: ((packed,), inference)
+    target = getattr(model, "python_function", None) or getattr(model, "forward", None) or model
+    if isinstance(model, keras.Layer):
+        target = model.call
+    try:
+        parameters = inspect.signature(target).parameters.values()
+    except (TypeError, ValueError):
+        parameters = []
+    inputs = [p for p in parameters if p.kind <= p.KEYWORD_ONLY and p.kind != p.VAR_POSITIONAL]
+    if not isinstance(model, keras.Layer) and any(p.name == "training" for p in inputs):
+        inference = {"training": False}
+    inputs = [p for p in inputs if p.name not in ("training", "mask")]
+    names = [p.name for p in inputs]
+    required = [p.name for p in inputs if p.default is p.empty]
+    if isinstance(structure, dict) and set(required) <= set(structure) <= set(names):
+        return lambda packed: ((), {**packed, **inference})
+    if isinstance(structure, (list, tuple)) and len(required) > 1 and len(structure) >= len(required):
+        return lambda packed: (tuple(packed), inference)
+    return lambda packed: ((packed,), inference)
+
+
+def len_of(x):
+    return ops.shape(x)[0]
+
+
+def _dtype(x):
+    return keras.backend.standardize_dtype(x.dtype)
+
+
+def _disturbed(leaves, i):
+    """The leaves with other, equally valid, entries in leaf i: its own in reverse, or the neighbouring value."""
+    x = leaves[i]
+    other = np.ascontiguousarray(x.ravel()[::-1]).reshape(x.shape)
+    if np.array_equal(other, x):
+        other = np.where(x > 0, x - 1, x + 1).astype(x.dtype) if x.dtype.kind != "b" else ~x
+    return [other if j == i else leaf for j, leaf in enumerate(leaves)]
+
+
+def _not_differentiable(received):
+    return (
+        f"Expected a differentiable output, received {received} (as argmax, rounding or a comparison give). "
+        "Explain the score before it: choose another output= or target=."
+    )
