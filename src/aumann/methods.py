@@ -410,7 +410,7 @@ def _judge(found, residual, mass, prediction, base_value, oracle):
             f"The gradient is not finite somewhere on the path of rows {arrays.brief(bad)}, and their values hold NaN "
             "or infinity. Move the baseline away from where the model is not differentiable.",
             CompletenessWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
     noise = 32 * np.finfo(oracle.dtype).eps * np.maximum(np.abs(prediction), np.abs(base_value))
     loose = np.flatnonzero((np.abs(residual) > np.maximum(0.05 * mass, noise)).any(1))
@@ -419,5 +419,5 @@ def _judge(found, residual, mass, prediction, base_value, oracle):
             f"The values of rows {arrays.brief(loose)} miss F(x) − F(x′) by more than 5 % of their mass; see "
             "Explanation.residual. Use more nodes, or a path that the model is smoother on.",
             CompletenessWarning,
-            stacklevel=5,
+            stacklevel=4,
         )

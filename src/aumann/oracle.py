@@ -396,7 +396,7 @@ def path_dtype(model, leaves):
         kinds = set()
     if not kinds:
         kinds = {leaf.array.dtype.name for leaf in leaves}
-    return "float64" if "float64" in kinds else "float32"
+    return backends.active().widest() if "float64" in kinds else "float32"
 
 
 def calling_convention(model, structure):

