@@ -1,0 +1,117 @@
+"""The arrows of docs/architecture.md, the list of public names, and what an import may cost."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import aumann
+
+ROOT = pathlib.Path(aumann.__file__).parent
+FRAMEWORKS = {"tensorflow", "jax", "torch", "pytensor"}
+
+# Room -> the rooms it may import from, at any depth of its code. Imports run one way.
+ARROWS = {
+    "core": set(),
+    "core.rules": set(),
+    "core.paths": set(),
+    "core.targets": set(),
+    "core.baselines": set(),
+    "core.engine": set(),
+    "intercept": set(),
+    "progress": set(),
+    "explanation": {"plots"},
+    "plots": {"explanation"},
+    "backends": set(),
+    "oracle": {"backends", "core", "intercept"},
+    "inputs": {"backends", "core", "oracle"},
+    "methods": {"backends", "core", "explanation", "inputs", "oracle", "progress"},
+    "files": set(),
+    "demo": {"files", "__init__"},
+    "cli": {"demo", "files", "core", "__init__"},
+    "__init__": {"core", "explanation", "methods"},
+    "__main__": {"cli"},
+}
+
+
+def rooms():
+    """(name of the room, path) of every file of the package."""
+    for path in sorted(ROOT.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        yield (name.removesuffix(".__init__") if name != "__init__" else name), path
+
+
+def imported(path):
+    """Absolute names of the modules that a file imports, wherever in the file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def inner(name, known):
+    """The room that an import of `aumann…` enters, or None."""
+    if name != "aumann" and not name.startswith("aumann."):
+        return None
+    parts = name.split(".")[1:]
+    for depth in (2, 1):
+        room = ".".join(parts[:depth])
+        if room in known:
+            return room
+    return "__init__"
+
+
+@pytest.mark.parametrize("room, path", list(rooms()), ids=lambda x: x if isinstance(x, str) else "")
+def test_imports_run_one_way(room, path):
+    family = room.split(".")[0]
+    entry = family if family == "backends" else room
+    assert entry in ARROWS, f"a new room: add {room} and its arrows here and in docs/architecture.md"
+    known = {name for name, _ in rooms()}
+    names = set(imported(path))
+    # `from aumann import backends` enters backends, and only a name of the package itself enters __init__.
+    targets = {inner(n, known) for n in names if n != "aumann" or not any(m.startswith("aumann.") for m in names)}
+    for target in targets - {None, room, "core"}:
+        allowed = {target, target.split(".")[0]} & (ARROWS[entry] | ({"backends"} if family == "backends" else set()))
+        assert allowed, f"{room} may not import {target}"
+
+
+@pytest.mark.parametrize("room, path", list(rooms()), ids=lambda x: x if isinstance(x, str) else "")
+def test_frameworks_are_named_only_in_backends(room, path):
+    named = {name.split(".")[0] for name in imported(path)} & FRAMEWORKS
+    if room.startswith("backends."):
+        assert named == {room.removeprefix("backends.")}
+    else:
+        assert not named
+
+
+def test_the_core_computes_with_numpy_and_keras_ops_alone():
+    for room, path in rooms():
+        if room.startswith("core."):
+            outside = {n for n in imported(path) if not n.startswith(("numpy", "keras.ops", "aumann", "keras"))}
+            assert outside <= {"dataclasses", "dataclasses.dataclass", "functools", "typing", "typing.Any"}, room
+            assert "keras.Model" not in path.read_text()
+
+
+def test_public_names_are_the_list():
+    assert aumann.__all__ == sorted(aumann.__all__)
+    named = {n for n in vars(aumann) if not n.startswith("_") and not isinstance(getattr(aumann, n), type(sys))}
+    assert named | {"baselines"} == set(aumann.__all__)
+    for name in aumann.__all__:
+        assert getattr(aumann, name).__doc__, f"{name} has no docstring"
+
+
+def test_import_takes_no_second_framework_no_plots_no_tables():
+    """Beyond what `import keras` itself loads."""
+    code = (
+        "import sys, keras; before = {m.split('.')[0] for m in sys.modules}; import aumann; "
+        "print(*({m.split('.')[0] for m in sys.modules} - before))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
+    heavy = {"matplotlib", "pandas", "ray", "sklearn", "tqdm", "xarray", "shap"}
+    assert not set(out.stdout.split()) & (FRAMEWORKS | heavy)
