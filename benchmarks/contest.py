@@ -31,8 +31,12 @@ def race(contestants, rounds=5, warm=1):
     return {name: np.array(s) for name, s in seconds.items()}
 
 
-def ratio(seconds, other):
-    """Median of the rounds' ratios and their quartiles, as text and as a number."""
-    r = seconds / other
-    low, middle, high = np.percentile(r, (25, 50, 75))
-    return middle, f"{middle:.2f} ({low:.2f}–{high:.2f})"
+def quartiles(seconds, other):
+    """Lower quartile, median and upper quartile of the rounds' ratios."""
+    return [float(q) for q in np.percentile(seconds / other, (25, 50, 75))]
+
+
+def spread(three):
+    """A median with its quartiles, as text."""
+    low, middle, high = three
+    return f"{middle:.3g} ({low:.3g}–{high:.3g})"

@@ -1,21 +1,24 @@
 """aumann against the floor: a bare compiled value-and-gradient loop over the same number of rows, same process.
 
-    KERAS_BACKEND=torch python -m benchmarks.floor [mlp digits_cnn mobilenet]
+    KERAS_BACKEND=torch python -m benchmarks.floor [mlp digits_cnn mobilenet] [--quick] [--out folder]
 
 The bare loop differentiates one batch that already lies on the device, over and over, at its own best batch size; it
 interpolates, weighs, sums, transfers and checks nothing.
 """
 
-import sys
-
 import keras
 import numpy as np
 
 import aumann
-from benchmarks import networks
-from benchmarks.contest import race, ratio
+from benchmarks import networks, record
+from benchmarks.contest import quartiles, race, spread
 
-CASES = {"mlp": (networks.mlp, 2000, 5), "digits_cnn": (networks.digits_cnn, 200, 5), "mobilenet": (networks.mobilenet, 4, 3)}
+# Network, rows to explain, rounds, batch sizes that the bare loop tries.
+CASES = {
+    "mlp": (networks.mlp, 2000, 7, (256, 512, 1024, 2048, 4096, 8192)),
+    "digits_cnn": (networks.digits_cnn, 200, 5, (16, 32, 64, 128, 256, 512, 1024)),
+    "mobilenet": (networks.mobilenet, 2, 3, (1, 2, 4, 8, 16, 32)),
+}
 NODES = 50
 
 
@@ -83,23 +86,48 @@ def best(model, rows, sizes):
     return min(speed, key=speed.get), speed
 
 
-def main(names):
-    for name in names or CASES:
-        make, n, rounds = CASES[name]
-        model = make()
-        total = n * NODES
-        sizes = [b for b in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096) if b <= (64 if name == "mobilenet" else 4096)]
-        size, speed = best(model, total, sizes)
-        x = networks.rows(model, n)
-        method = aumann.IntegratedGradients(model, rule=aumann.gauss_legendre(NODES))
-        chosen = method.explain(x[:1], target=0).provenance["batch_size"]
-        seconds = race({"ours": lambda: method.explain(x, target=0), "bare": loop(model, total, size)}, rounds)
-        _, text = ratio(seconds["ours"], seconds["bare"])
-        per = 1e3 * np.median(seconds["bare"]) / total
-        print(f"{keras.config.backend():10s} {name:10s} {total:6d} rows: {text} × the bare loop "
-              f"({per:.3g} ms a row at its best batch size {size}; ours chose {chosen})", flush=True)
-        print("    bare ms a row by batch size: " + ", ".join(f"{b}: {1e3 * s:.3g}" for b, s in speed.items()), flush=True)
+def contest(name, quick):
+    """One row of the table: aumann's seconds over the bare loop's."""
+    make, n, rounds, sizes = CASES[name]
+    n = max(1, n // 50) if quick else n
+    model = make()
+    total = n * NODES
+    size, speed = best(model, total, [s for s in sizes if s <= total])
+    x = networks.rows(model, n)
+    method = aumann.IntegratedGradients(model, rule=aumann.gauss_legendre(NODES))
+    chosen = method.explain(x[:1], target=0).provenance["batch_size"]
+    seconds = race({"ours": lambda: method.explain(x, target=0), "bare": loop(model, total, size)}, rounds)
+    return {
+        "backend": keras.config.backend(),
+        "case": name,
+        "rows": n,
+        "gradients": total,
+        "ratio": quartiles(seconds["ours"], seconds["bare"]),
+        "rounds": rounds,
+        "seconds": float(np.median(seconds["ours"])),
+        "bare_ms": 1e3 * float(np.median(seconds["bare"])) / total,
+        "bare_batch": size,
+        "batch": chosen,
+        "by_batch": {str(b): 1e3 * float(s) for b, s in speed.items()},
+    }
+
+
+def main():
+    parser = record.options(__doc__, CASES)
+    args = parser.parse_args()
+    rows = []
+    for name in record.known(parser, args.names, CASES):
+        row = contest(name, args.quick)
+        print(
+            f"{row['backend']:10s} {name:10s} {row['gradients']:6d} gradients: {spread(row['ratio'])} × the bare loop "
+            f"({row['bare_ms']:.3g} ms each at its best batch size {row['bare_batch']}; ours chose {row['batch']})",
+            flush=True,
+        )
+        tried = ", ".join(f"{b}: {ms:.3g}" for b, ms in row["by_batch"].items())
+        print(f"    bare ms by batch size: {tried}", flush=True)
+        rows.append(row)
+    record.save(rows, args.out, f"floor-{keras.config.backend()}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

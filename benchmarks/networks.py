@@ -19,7 +19,7 @@ def digits_cnn(activation="relu", final="softmax"):
         L.Conv2D(16, 3, activation=activation), L.MaxPooling2D(),
         L.Conv2D(32, 3, activation=activation), L.MaxPooling2D(),
         L.Flatten(), L.Dense(64, activation=activation), L.Dense(10, final),
-    ])
+    ])  # fmt: skip
 
 
 def mobilenet():

@@ -20,7 +20,7 @@ import aumann
 __all__ = ["Model", "Sequential", "integrated_gradients", "np"]
 
 
-class integrated_gradients:  # noqa: N801 (the name since 2017)
+class integrated_gradients:
     """Integrated gradients of single samples, as in the original library.
 
     Args:
@@ -37,6 +37,11 @@ class integrated_gradients:  # noqa: N801 (the name since 2017)
         self.model = model
         self.rule = rule
         self._method = aumann.IntegratedGradients(model)
+        if not getattr(model, "outputs", None):
+            raise TypeError(
+                f"Expected a Sequential or functional model, received {type(model).__name__}. "
+                "For other models and functions use aumann.IntegratedGradients."
+            )
         width = sum(int(np.prod(t.shape[1:])) for t in tree.flatten(model.outputs))
         self.outchannels = list(outchannels) if len(outchannels) else list(range(width))
         wrong = [c for c in self.outchannels if not 0 <= c < width]

@@ -31,7 +31,7 @@ ARROWS = {
     "methods": {"backends", "core", "explanation", "inputs", "oracle", "progress"},
     "files": set(),
     "demo": {"files", "__init__"},
-    "cli": {"demo", "files", "core", "__init__"},
+    "cli": {"core", "demo", "explanation", "files", "inputs", "__init__"},
     "__init__": {"core", "explanation", "methods"},
     "__main__": {"cli"},
 }

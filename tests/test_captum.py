@@ -54,7 +54,9 @@ def test_same_values_on_a_torch_module(rng):
 def test_same_values_at_an_embedding(rng):
     """captum's LayerIntegratedGradients at the Embedding, token 0 as the baseline."""
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([L.Input((6,), dtype="int32"), L.Embedding(20, 4), L.Conv1D(5, 3), L.Flatten(), L.Dense(2)])
+    model = keras.Sequential(
+        [L.Input((6,), dtype="int32"), L.Embedding(20, 4), L.Conv1D(5, 3), L.Flatten(), L.Dense(2)]
+    )
     ids = rng.integers(1, 20, (3, 6)).astype("int32")
     method = LayerIntegratedGradients(lambda t: model(t, training=False), model.layers[0])
     theirs = method.attribute(

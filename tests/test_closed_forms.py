@@ -6,10 +6,10 @@ import warnings
 import keras
 import numpy as np
 import pytest
+from conftest import float64
 from keras import ops
 
 import aumann
-from conftest import float64
 
 RELATIVE_L1 = {"float32": 1e-6, "float64": 1e-12}
 
@@ -66,7 +66,9 @@ def test_product_is_shared_by_halves(dtype):
 def test_exponential_of_a_sum(dtype):
     """F = exp(w·x), from b: φᵢ = wᵢ (xᵢ − bᵢ) (F(x) − F(b)) / (w·(x − b))."""
     x, w, b = rows(dtype), np.array([0.3, -0.2, 0.5, 0.1], dtype), np.array([0.1, 0.2, -0.3, 0.4], dtype)
-    e = aumann.IntegratedGradients(lambda x: ops.exp(ops.sum(x * ops.convert_to_tensor(w), axis=1))).explain(x, baseline=b)
+    e = aumann.IntegratedGradients(lambda x: ops.exp(ops.sum(x * ops.convert_to_tensor(w), axis=1))).explain(
+        x, baseline=b
+    )
     d, f = x.astype("float64") - b, lambda z: np.exp((z.astype("float64") * w).sum(-1))
     truth = w * d * ((f(x) - f(b)) / (w * d).sum(1))[:, None]
     assert relative(e.values, truth) <= RELATIVE_L1[dtype]
@@ -97,9 +99,9 @@ def test_float64_keras_model_keeps_its_digits():
     with float64():
         keras.config.set_dtype_policy("float64")
         try:
-            model = keras.Sequential([
-                keras.layers.Input((4,), dtype="float64"), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)
-            ])
+            model = keras.Sequential(
+                [keras.layers.Input((4,), dtype="float64"), keras.layers.Dense(8, "tanh"), keras.layers.Dense(1)]
+            )
         finally:
             keras.config.set_dtype_policy(policy)
         e = aumann.IntegratedGradients(model).explain(rows("float64"))

@@ -49,7 +49,9 @@ def test_a_quadratic_is_exact_for_any_sizes(rows, nodes, baselines, targets, bat
     x, b = draw.normal(size=(rows, 3)), draw.normal(size=(baselines, 3))
     a = draw.normal(size=(targets, 3)).astype("float32")
     method = aumann.IntegratedGradients(
-        lambda x: ops.matmul(x**2, ops.convert_to_tensor(np.ascontiguousarray(a.T))), rule=aumann.gauss_legendre(nodes), batch_size=batch_size
+        lambda x: ops.matmul(x**2, ops.convert_to_tensor(np.ascontiguousarray(a.T))),
+        rule=aumann.gauss_legendre(nodes),
+        batch_size=batch_size,
     )
     e = method.explain(x.astype("float32"), target="all", baseline=aumann.baselines.weighted(b))
     assert np.allclose(e.values, a * (x**2 - (b**2).mean(0))[:, None], atol=2e-5)

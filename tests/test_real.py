@@ -8,10 +8,10 @@ import os
 import keras
 import numpy as np
 import pytest
-from benchmarks.real import cases as zoo
 from keras import tree
 
 import aumann
+from benchmarks.real import cases as zoo
 
 pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::aumann.CompletenessWarning")]
 

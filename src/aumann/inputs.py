@@ -9,11 +9,11 @@ from aumann.core.baselines import FIXED
 from aumann.oracle import Leaf
 
 
-def to_array(x, name):
-    """One array-like as a host array and its column names.
+def to_array(x, what):
+    """One array-like as a host array and its column names; `what` it is called in a message.
 
     Raises:
-        TypeError: it is not numeric.
+        ValueError, TypeError: it is ragged or not numeric.
     """
     features = None
     if hasattr(x, "columns") and hasattr(x, "to_numpy"):
@@ -23,12 +23,17 @@ def to_array(x, name):
     elif hasattr(x, "detach"):
         x = x.detach().cpu()
         x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
-    array = np.asarray(x)
+    try:
+        array = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(
+            f"Expected {what} to be one array, received rows of different shapes ({error}). Pad them to one shape."
+        ) from error
     if array.dtype.name == "bfloat16":
         array = array.astype("float32")
     if array.dtype.kind not in "biuf":
         raise TypeError(
-            f"Expected numbers for input {name!r}, received dtype {array.dtype}. Encode text and categories as numbers "
+            f"Expected numbers for {what}, received dtype {array.dtype}. Encode text and categories as numbers "
             "first, and give every column one numeric type."
         )
     return array, features
@@ -55,7 +60,7 @@ def read(model, inputs, fixed):
             )
         inputs = {k: inputs[[k]] for k in model._inputs_struct}
     if isinstance(inputs, (list, tuple)) and any(np.isscalar(x) for x in tree.flatten(inputs)):
-        inputs = np.asarray(inputs)
+        inputs, _ = to_array(inputs, "the inputs")
     flat = tree.flatten_with_path(inputs)
     if not flat:
         raise ValueError("Expected inputs, received an empty structure. Give an array, or a list or dict of arrays.")
@@ -64,7 +69,7 @@ def read(model, inputs, fixed):
     for i, ((path, x), spec) in enumerate(zip(flat, specs, strict=True)):
         name = "/".join(map(str, path)) if path and not isinstance(path[-1], int) else None
         name = name or (spec.name if spec is not None else "input" + "".join(f"_{p}" for p in path))
-        array, features = to_array(x, name)
+        array, features = to_array(x, f"input {name!r}")
         array = _check(array, spec, name)
         kind = array.dtype.kind
         role = FIXED if kind == "b" or fixed(i, name) else "moves" if kind == "f" else "integer"
@@ -73,7 +78,9 @@ def read(model, inputs, fixed):
     if len(set(rows.values())) > 1:
         raise ValueError(f"Expected the same number of rows in every input, received {rows}. Align them.")
     if not len(leaves[0].array):
-        raise ValueError("Expected at least one row to explain, received an empty batch. Check how the rows were chosen.")
+        raise ValueError(
+            "Expected at least one row to explain, received an empty batch. Check how the rows were chosen."
+        )
     return tree.map_structure(lambda _: None, inputs), leaves
 
 
@@ -108,7 +115,7 @@ def _match(declared, inputs, paths):
 
 
 def _check(array, spec, name):
-    """Shape against the declared one, and finite values."""
+    """Shape and whole numbers as declared, and finite values."""
     if array.ndim == 0:
         raise ValueError(f"Expected input {name!r} with a batch axis, received a single number. Give rows.")
     if spec is not None:
@@ -124,15 +131,26 @@ def _check(array, spec, name):
             )
     if array.dtype.kind == "f":
         step = max(1, (1 << 24) // max(1, array[:1].size))
-        bad = np.concatenate([
-            i + np.flatnonzero(~np.isfinite(array[i : i + step]).all(axis=tuple(range(1, array.ndim))))
-            for i in range(0, len(array), step)
-        ] or [np.array([], int)])
+        bad = np.concatenate(
+            [
+                i + np.flatnonzero(~np.isfinite(array[i : i + step]).all(axis=tuple(range(1, array.ndim))))
+                for i in range(0, len(array), step)
+            ]
+            or [np.array([], int)]
+        )
         if len(bad):
             raise ValueError(
                 f"Expected finite inputs, received NaN or infinity in input {name!r}, rows {brief(bad)}. "
                 "Impute or drop them."
             )
+    if spec is not None and not keras.backend.is_float_dtype(spec.dtype):
+        cast = array.astype(spec.dtype)
+        if (cast != array).any():
+            raise TypeError(
+                f"Expected input {name!r} to hold {spec.dtype}, as the model declares, received {array.dtype} with values "
+                f"such as {array[cast != array][0]}. Encode them as whole numbers."
+            )
+        return cast if array.dtype.kind in "bf" or spec.dtype == "bool" else array
     return array
 
 

@@ -5,6 +5,7 @@ from another thread passes through untouched.
 """
 
 import contextlib
+import functools
 import threading
 
 _one_at_a_time = threading.RLock()
@@ -38,6 +39,7 @@ def intercepted(handlers):
 
 
 def _route(original, handler, here):
+    @functools.wraps(original, updated=())  # who looks from another thread still finds a softmax by its name
     def route(*args, **kwargs):
         if threading.get_ident() != here:
             return original(*args, **kwargs)

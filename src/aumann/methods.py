@@ -9,12 +9,13 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from aumann import backends, inputs as arrays
+from aumann import backends
+from aumann import inputs as arrays
 from aumann.core import baselines, engine, targets
 from aumann.core.paths import straight
 from aumann.core.rules import Rule, gauss_legendre
 from aumann.explanation import Explanation
-from aumann.oracle import Oracle, embeddings, operations
+from aumann.oracle import Oracle, embeddings, no_embedding, operations
 from aumann.progress import reporter
 
 
@@ -58,11 +59,14 @@ class IntegratedGradients:
             raise TypeError(f"Expected a model, received the class {model.__name__}. Make an instance of it.")
         rule = gauss_legendre(50) if rule is None else rule
         if not isinstance(rule, Rule):
-            raise TypeError(f"Expected a rule such as aumann.gauss_legendre(50), received {rule!r}.")
+            raise TypeError(f"Expected a rule, received {rule!r}. Give one such as aumann.gauss_legendre(50).")
         if batch_size != "auto" and (
             isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1
         ):
-            raise ValueError(f'Expected batch_size="auto" or a whole number ≥ 1, received {batch_size!r}.')
+            raise ValueError(
+                f'Expected batch_size="auto" or a whole number ≥ 1, received {batch_size!r}. '
+                "Leave it out, or lower it where memory runs short."
+            )
         self.model, self.output, self.rule, self.batch_size = model, output, rule, batch_size
         self.layers = _find_layers(model, layer)
         self._oracles = {}
@@ -120,13 +124,21 @@ class _Run:
         o, method = self.oracle, self.method
         index, prediction = self._predict()
         base_value = self._base_value(index)
+        if not np.isfinite(base_value).all():
+            bad = np.flatnonzero(~np.isfinite(base_value).all(1))
+            raise ValueError(
+                "Expected finite predictions at the baseline, received NaN or infinity from the model for the baselines of "
+                f"rows {arrays.brief(bad)}. Choose a baseline= where the model is defined."
+            )
         work = engine.Work(self.rows, self._load, self.starts, index, method.rule, o.shapes, o.dtype)
-        step = o.compiled("step", self.functions, method.path)
+        step = o.compiled("step", self.functions, method.path, len(self.columns))
         with reporter(self.progress, self.rows * work.points) as advance:
             found = engine.integrate(step, work, self.batch_size, o.backend.DYNAMIC, o.backend.host, advance)
         total = sum(v.sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in found)
         mass = sum(np.abs(v).sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in found)
         residual = total - (prediction - base_value)
+        self._refuse_silent_integers(found, index, prediction)
+        self._refuse_steps(step, found, index, np.abs(prediction - base_value).max(1))
         _judge(found, residual, mass, prediction, base_value, o)
         one = (lambda a: a) if targets.is_several(self.target) else (lambda a: a[:, 0])
         return Explanation(
@@ -209,6 +221,38 @@ class _Run:
             out = self.oracle.backend.host(flat(*load(rows)))
             yield rows[:real], np.asarray(out, np.float64)[:real]
 
+    def _refuse_silent_integers(self, found, index, prediction):
+        """Integers that change F while no gradient reaches them pass through an integer operation."""
+        for k, i in enumerate(self.oracle.moving):
+            if self.oracle.kinds[i] not in "iu" or found[k].any():
+                continue
+
+            def load(rows, k=k):
+                ends, side = self._load(rows)
+                ends[k] = self._start_points(rows, np.zeros_like(rows))[k]
+                return ends, side
+
+            for rows, flat in self._outputs(self.rows, load):
+                own = index if len(index) == 1 else index[rows]
+                if (np.take_along_axis(flat, own, 1) != prediction[rows]).any():
+                    raise TypeError(no_embedding(self.oracle.names[i]))
+
+    def _refuse_steps(self, step, found, index, change):
+        """An output that changes on a path where no gradient is found, however closely one looks, is made of steps."""
+        if any(v.any() for v in found) or not change.any():
+            return
+        row = int(change.argmax())
+        one = lambda a: a[row : row + 1] if len(a) > 1 else a  # noqa: E731
+        o, starts = self.oracle, baselines.Starts([one(p) for p in self.starts.points], one(self.starts.weights))
+        fine = gauss_legendre(256)
+        work = engine.Work(1, lambda rows: self._load(rows + row), starts, one(index), fine, o.shapes, o.dtype)
+        found = engine.integrate(step, work, self.batch_size, o.backend.DYNAMIC, o.backend.host)
+        if not any(v.any() for v in found):
+            raise ValueError(
+                "Expected a differentiable output, received one that changes between baseline and input while every "
+                "gradient on the path is exactly zero (as rounding or a comparison give). Explain the score before it."
+            )
+
     # ---- baselines ---------------------------------------------------------------------------------------------
 
     def _starts(self, baseline):
@@ -247,10 +291,9 @@ class _Run:
         given, weights = baselines.split(baseline, self.oracle.names, kind)
         clean = []
         for (value, is_set), role, name in zip(given, self.oracle.roles, self.oracle.names, strict=True):
-            if role == baselines.FIXED or np.isscalar(value):
-                clean.append((value, is_set))
-            else:
-                clean.append((arrays.to_array(value, name)[0], is_set))
+            if role != baselines.FIXED and not (np.isscalar(value) or value is None or callable(value)):
+                value, _ = arrays.to_array(value, f"the baseline of input {name!r}")
+            clean.append((value, is_set))
         return clean, weights
 
     def _read_start(self, reading, value, is_set):
@@ -262,7 +305,7 @@ class _Run:
         array = np.asarray(value)
         row = self.arrays[i].shape[1:]
         constant = array.shape == ()
-        ids = self.arrays[i].dtype.kind in "iu"
+        ids = self.arrays[i].dtype.kind in "iu" or isinstance(reading.layer, keras.layers.Embedding)
         above = constant and ids and array.dtype.kind == "f"
         if above or (not constant and array.shape[-len(row) :] != row):
             return baselines.broadcast(value, is_set, reading.shape, self.rows, o.names[i]), "embedding"
@@ -307,7 +350,11 @@ class _Run:
         out = []
         for i, array in enumerate(self.arrays):
             parts = by_leaf.get(i, [np.zeros((1, 1), o.dtype)] if o.roles[i] != baselines.FIXED else [array[:, None]])
-            start = parts[0] if len(parts) == 1 else np.concatenate(np.broadcast_arrays(*parts), axis=-1)
+            if len(parts) > 1:  # layers side by side, as their values
+                lead = np.broadcast_shapes(*(p.shape[:2] for p in parts))
+                shapes = [r.shape for r in o.readings if r.leaf == i]
+                parts = [np.broadcast_to(p, (*lead, *s)) for p, s in zip(parts, shapes, strict=True)]
+            start = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
             out.append(start[:, 0] if self.starts.count == 1 else start)
         return out
 
@@ -354,7 +401,7 @@ def fingerprint(model):
 
 
 def _is_fixed(baseline, i, name):
-    each = baseline
+    each = baseline = baseline.rows if isinstance(baseline, baselines.Weighted) else baseline
     if isinstance(baseline, dict):
         each = baseline.get(name)
     elif isinstance(baseline, (list, tuple)):
@@ -380,10 +427,11 @@ def _find_layers(model, layer):
 
 
 def _batch_size(batch_size, oracle):
-    """Rows per call: "auto" keeps about 64 MB of activations in flight, where CPU throughput is flat."""
+    """Rows per call: "auto" holds as many activations as the backend likes to have in flight."""
     if batch_size != "auto":
         return int(batch_size)
-    return int(np.clip((1 << 24) // max(1, oracle.width), 1, 4096))
+    activations, rows = oracle.backend.in_flight()
+    return int(np.clip(activations // max(1, oracle.width), 1, rows))
 
 
 def _refuse_integer_outputs(columns, oracle):
@@ -398,12 +446,7 @@ def _refuse_integer_outputs(columns, oracle):
 
 
 def _judge(found, residual, mass, prediction, base_value, oracle):
-    """What must be said about the numbers: impossible, not finite, or not complete."""
-    if not mass.any() and (np.abs(prediction - base_value) > 0).any():
-        raise ValueError(
-            "Expected a differentiable output, received one that changes between baseline and input while every "
-            "gradient on the path is exactly zero (as rounding or a comparison give). Explain the score before it."
-        )
+    """What must be said about the numbers: not finite, or not complete."""
     bad = np.flatnonzero(~np.isfinite(mass).all(1))
     if len(bad):
         warnings.warn(

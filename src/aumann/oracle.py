@@ -69,7 +69,8 @@ class Oracle:
         self.dtype = path_dtype(model, leaves)
         self.variables = list(model.variables) if isinstance(model, keras.Layer) else []
         self.arguments = calling_convention(model, structure)
-        self.readings, self.hidden = [], {}
+        self.activations = activations(model) if output == "logits" and isinstance(model, keras.Layer) else []
+        self.readings, self.hidden = [], False
         first = [self._feed(i, leaf.array[:1]) for i, leaf in enumerate(leaves)]
         if layers:
             self._find_readings(layers, first)
@@ -81,6 +82,11 @@ class Oracle:
         self.held = [i for i, role in enumerate(self.roles) if role != "moves"]
         self.shapes = [leaves[i].array.shape[1:] for i in self.moving] + [r.shape for r in self.readings]
         self._compiled = {}
+        if not self.shapes:
+            raise ValueError(
+                f"Expected at least one input to move along the path, received only fixed ones, {self.names}. Hold "
+                "still what is not to be explained, and no more."
+            )
 
     # ---- calling the model -------------------------------------------------------------------------------------
 
@@ -90,20 +96,26 @@ class Oracle:
         return np.ascontiguousarray(array, self.dtype if floats else None)
 
     def _call(self, leaves, handlers=None):
+        """The model's outputs, or for "logits" what stands before the activation that made them."""
         args, kwargs = self.arguments(tree.pack_sequence_as(self.structure, leaves))
+        made = {}
+
+        def remember(original, *args, **kwargs):
+            y = original(*args, **kwargs)
+            made[id(y)] = _first(args, kwargs), y  # y is kept, or its id could become another's
+            return y
+
         try:
-            with intercepted({**(handlers or {}), **self.hidden}):
-                return self.model(*args, **kwargs)
-        except ValueError as error:
-            if str(error).startswith("Expected"):
-                raise
-            raise self._failed(leaves, error) from error
-        except (TypeError, RuntimeError, AssertionError, KeyError, IndexError, AttributeError) as error:
-            raise self._failed(leaves, error) from error
-        except Exception as error:
-            if type(error).__module__.startswith(("tensorflow", "jax", "torch", "optree")):
-                raise self._failed(leaves, error) from error
+            with intercepted(handlers or {}), intercepted(dict.fromkeys(self.activations, remember)):
+                outputs = self.model(*args, **kwargs)
+        except MemoryError:
             raise
+        except Exception as error:
+            raise self._failed(leaves, error) from error
+        if not made:
+            return outputs
+        self.hidden = any(id(y) in made for y in tree.flatten(outputs))
+        return tree.map_structure(lambda y: made.get(id(y), (y,))[0], outputs)
 
     def _failed(self, leaves, error):
         fed = ", ".join(f"{n} {tuple(x.shape)} {_dtype(x)}" for n, x in zip(self.names, leaves, strict=True))
@@ -137,10 +149,17 @@ class Oracle:
 
     def flat(self, points, side, functions=()):
         """All outputs of a row end to end, then one position for each function: (rows, positions)."""
-        structure = self._call(*self._join(points, side))
+        return self._vector(self._call(*self._join(points, side)), functions)
+
+    def _vector(self, structure, functions):
         vectors = [ops.reshape(ops.cast(x, self.dtype), (len_of(x), -1)) for _, x in self._chosen(structure)]
         for function in functions:
             value = function(structure)
+            if not ops.is_tensor(value):
+                raise TypeError(
+                    f"Expected the target function to return a tensor, received {type(value).__name__}. Compute it "
+                    "from the outputs it is given."
+                )
             if len(value.shape) != 1:
                 raise ValueError(
                     f"Expected the target function to return one number for each row, shape (n,); received shape "
@@ -154,42 +173,44 @@ class Oracle:
     def gradients(self, points, side, index, functions=()):
         """For each point, a list over targets of ∂F/∂point, or None where F does not depend on it."""
         if hasattr(self.model, "pull"):
-            return self._pull(points, side, index)
+            return self._pull(points, side, index, functions)
 
         def values(points):
             return ops.take_along_axis(self.flat(points, side, functions), index, axis=1)
 
         _, columns = self.backend.gradients(values, points)
-        for i, column in zip(self.moving, columns, strict=False):
-            if self.kinds[i] in "iu" and all(g is None for g in column):
-                raise TypeError(
-                    f"Expected input {self.names[i]!r} to be differentiable; received integers that reach the output "
-                    "only through an integer operation, and no Embedding reads them. Name the layer that does with "
-                    f'layer=, or hold the input still with baseline={{{self.names[i]!r}: "fixed"}}.'
-                )
         if all(g is None for column in columns for g in column):
-            raise ValueError(_not_differentiable("an output that depends on no input through differentiable operations"))
+            for i in self.moving:
+                if self.kinds[i] in "iu":
+                    raise TypeError(no_embedding(self.names[i]))
+            raise ValueError(
+                _not_differentiable("an output that depends on no input through differentiable operations")
+            )
         return columns
 
-    def _pull(self, points, side, index):
+    def _pull(self, points, side, index, functions):
         """The chain rule by hand, for a graph of a framework that Keras does not run on."""
-        structure = self._call(*self._join(points, side))
-        outputs = [ops.convert_to_tensor(x) for _, x in self._chosen(structure)]
+        leaves, _ = self._join(points, side)
+        structure = self._call(leaves)
+        outputs = [ops.convert_to_tensor(x) for x in tree.flatten(structure)]
 
         def values(outputs):
-            vectors = [ops.reshape(x, (len_of(x), -1)) for x in outputs]
-            return ops.take_along_axis(ops.concatenate(vectors, axis=1), index, axis=1)
+            return ops.take_along_axis(
+                self._vector(tree.pack_sequence_as(structure, outputs), functions), index, axis=1
+            )
 
         _, columns = self.backend.gradients(values, outputs)
-        targets = range(index.shape[1])
-        pulled = [self.model.pull(points, [column[k] for column in columns]) for k in targets]
-        return [[pulled[k][i] for k in targets] for i in range(len(points))]
+        pulled = []
+        for slopes in zip(*columns, strict=True):  # of one target, for each output
+            slopes = [ops.zeros_like(y) if g is None else g for g, y in zip(slopes, outputs, strict=True)]
+            pulled.append(self.model.pull(leaves, slopes))
+        return [[target[i] for target in pulled] for i in self.moving]
 
     # ---- what is compiled --------------------------------------------------------------------------------------
 
-    def compiled(self, what, functions, path=None):
-        """ "flat", "read" or "step", compiled once."""
-        key = what, tuple(functions), path
+    def compiled(self, what, functions, path=None, targets=1):
+        """ "flat", "read" or "step" (for a number of targets), compiled once."""
+        key = what, tuple(functions), path, targets
         if key not in self._compiled:
             if what == "flat":
                 fn = lambda points, side: self.flat(points, side, functions)  # noqa: E731
@@ -223,7 +244,7 @@ class Oracle:
         def record(layer):
             def handler(original, *args, **kwargs):
                 y = original(*args, **kwargs)
-                seen[id(layer)].append((args[0] if args else next(iter(kwargs.values()), None), y))
+                seen[id(layer)].append((_first(args, kwargs), y))
                 return y
 
             return handler
@@ -266,16 +287,20 @@ class Oracle:
                 )
             self.readings.append(Reading(layer, k, readers[0], tuple(shape[1:])))
             self.roles[readers[0]] = "read"
+        for leaf, name in enumerate(self.names):
+            shapes = {r.shape[:-1]: r.shape for r in self.readings if r.leaf == leaf}
+            if len(shapes) > 1:
+                raise ValueError(
+                    f"Expected the layers that read input {name!r} to differ in their last axis only, so that their "
+                    f"values stand side by side; received shapes {list(shapes.values())}. Split the input in two, or "
+                    "choose one layer with layer=."
+                )
 
     def _settle_integers(self, leaves):
         """Integers that no layer reads are features like any other, unless the model declares them to be integers."""
         for i, leaf in enumerate(leaves):
             if self.roles[i] == "integer" and leaf.declared and not keras.backend.is_float_dtype(leaf.declared):
-                raise TypeError(
-                    f"Expected an Embedding to read the integer input {leaf.name!r} (declared {leaf.declared}), received "
-                    "a model in which none does, so no path leads to it. Name the layer that reads it with layer=, or "
-                    f'hold it still with baseline={{{leaf.name!r}: "fixed"}}.'
-                )
+                raise TypeError(no_embedding(leaf.name))
             if self.roles[i] == "integer":
                 self.roles[i] = "moves"
 
@@ -287,11 +312,12 @@ class Oracle:
         def look(leaves):
             seen, structure = self._watch(layers, leaves)
             found["elements"] = sum(
-                int(np.prod([s or 1 for s in y.shape])) for calls in seen.values() for _, call in calls
-                for y in tree.flatten(call) if ops.is_tensor(y)
+                int(np.prod([s or 1 for s in y.shape]))
+                for calls in seen.values()
+                for _, call in calls
+                for y in tree.flatten(call)
+                if ops.is_tensor(y)
             )
-            if self.output == "logits":
-                found["hidden"] = self._final_activations(layers, seen, structure)
             found["outputs"] = self._chosen(structure)
             found["several"] = not ops.is_tensor(structure)
             return [x for _, x in found["outputs"]]
@@ -300,10 +326,20 @@ class Oracle:
             if hasattr(self.model, "pull"):
                 look(first)
             else:
-                self.backend.trace(look, first)
-        self.hidden = found.get("hidden", {})
+                self.variables = self.backend.trace(look, first)
+        if self.output == "logits" and not self.hidden:
+            raise ValueError(
+                'Expected a final softmax or sigmoid for output="logits" (an activation argument, an Activation or a '
+                f"Softmax layer), received a model in which none makes the output {[n for n, _ in found['outputs']]}. "
+                "Leave output= out, since the output may already be logits."
+            )
         outputs, dtypes, start = [], [], 0
         for name, x in found["outputs"]:
+            if not ops.is_tensor(x):
+                raise TypeError(
+                    f"Expected the model to return a tensor, or a list or dict of tensors; received {type(x).__name__} as "
+                    f"{name!r}. Wrap it in a function that returns those to be explained."
+                )
             if not len(x.shape) or x.shape[0] not in (1, None):
                 raise ValueError(
                     f"Expected output {name!r} with one row for each row of the inputs, received shape "
@@ -334,38 +370,9 @@ class Oracle:
         if isinstance(self.output, int) and -len(flat) <= self.output < len(flat):
             return [flat[self.output]]
         raise ValueError(
-            f"Expected an output of the model, one of {names} or 0…{len(flat) - 1}, or \"logits\"; received "
+            f'Expected an output of the model, one of {names} or 0…{len(flat) - 1}, or "logits"; received '
             f"{self.output!r}. Leave output= out for all of them."
         )
-
-    def _final_activations(self, layers, seen, structure):
-        """Handlers that pass by the softmax or sigmoid that produced an output, however it was written."""
-        handlers = {}
-        for _, output in self._chosen(structure):
-            made = [layer for layer in layers for _, y in seen[id(layer)] if y is output]
-            for layer in made:
-                handlers |= _pass_by(layer)
-        if not handlers:
-            raise ValueError(
-                f"Expected a final softmax or sigmoid for output=\"logits\" (an activation argument, an Activation or a "
-                f"Softmax layer), received none that makes {[n for n, _ in self._chosen(structure)]}. "
-                "Leave output= out, since the output may already be logits."
-            )
-        return handlers
-
-
-def _pass_by(layer):
-    def identity(original, x, *args, **kwargs):
-        return x
-
-    if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ in ("Softmax", "Sigmoid"):
-        return {(layer, "call"): identity}
-    activation = getattr(layer, "activation", None)
-    if isinstance(activation, keras.layers.Softmax):
-        return {(activation, "call"): identity}
-    if getattr(activation, "__name__", None) in ("softmax", "sigmoid"):
-        return {(layer, "activation"): identity}
-    return {}
 
 
 def operations(model):
@@ -384,6 +391,17 @@ def operations(model):
 
 def embeddings(model):
     return [layer for layer in operations(model) if isinstance(layer, keras.layers.Embedding)]
+
+
+def activations(model):
+    """(owner, attribute) of every softmax and sigmoid inside a Keras model, however it was written."""
+    found = []
+    for layer in [model, *operations(model)]:
+        if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ in ("Softmax", "Sigmoid"):
+            found.append((layer, "call"))
+        if getattr(vars(layer).get("activation"), "__name__", None) in ("softmax", "sigmoid"):
+            found.append((layer, "activation"))
+    return found
 
 
 def path_dtype(model, leaves):
@@ -416,7 +434,7 @@ def calling_convention(model, structure):
     inputs = [p for p in parameters if p.kind <= p.KEYWORD_ONLY and p.kind != p.VAR_POSITIONAL]
     if not isinstance(model, keras.Layer) and any(p.name == "training" for p in inputs):
         inference = {"training": False}
-    inputs = [p for p in inputs if p.name not in ("training", "mask")]
+    inputs = [p for p in inputs if p.name != "training"]
     names = [p.name for p in inputs]
     required = [p.name for p in inputs if p.default is p.empty]
     if isinstance(structure, dict) and set(required) <= set(structure) <= set(names):
@@ -430,17 +448,27 @@ def len_of(x):
     return ops.shape(x)[0]
 
 
+def _first(args, kwargs):
+    return args[0] if args else next(iter(kwargs.values()), None)
+
+
 def _dtype(x):
     return keras.backend.standardize_dtype(x.dtype)
 
 
 def _disturbed(leaves, i):
-    """The leaves with other, equally valid, entries in leaf i: its own in reverse, or the neighbouring value."""
+    """The leaves with other, equally valid, values in every entry of leaf i: the neighbouring ones."""
     x = leaves[i]
-    other = np.ascontiguousarray(x.ravel()[::-1]).reshape(x.shape)
-    if np.array_equal(other, x):
-        other = np.where(x > 0, x - 1, x + 1).astype(x.dtype) if x.dtype.kind != "b" else ~x
+    other = ~x if x.dtype.kind == "b" else np.where(x > 0, x - 1, x + 1).astype(x.dtype)
     return [other if j == i else leaf for j, leaf in enumerate(leaves)]
+
+
+def no_embedding(name):
+    return (
+        f"Expected an Embedding to read the integer input {name!r}, received a model in which none does, so no path "
+        "leads to it. Name the layer that reads it with layer=, or hold it still with "
+        f'baseline={{{name!r}: "fixed"}}.'
+    )
 
 
 def _not_differentiable(received):

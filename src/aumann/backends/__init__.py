@@ -4,12 +4,13 @@ Each offers the same handful of functions:
 
     DYNAMIC                           whether a compiled function takes a new number of rows without compiling again
     compile(fn, variables)            fn of lists of tensors, compiled; Keras variables are read, never written
-    trace(fn, *arrays)                run fn on shapes alone where the framework can
+    trace(fn, *arrays)                run fn, on shapes alone where the framework can -> the Keras variables it read
     gradients(fn, points)             fn(points) -> (rows, k) and, for each point and column, d Σ column / d point
     inference(model)                  a context in which the model neither trains nor remembers
     host(array)                       a tensor of the framework as a NumPy array
     owns(x)                           whether x is a tensor of the framework
     widest()                          the widest float it computes in as it is configured
+    in_flight()                       (activations, rows) that one call should hold at most, for the size of a batch
     describe()                        versions and device, for the provenance
 
 `active()` is the one for the backend that Keras chose when it was imported.
@@ -19,6 +20,18 @@ import functools
 import importlib
 
 import keras
+
+
+class Reads(keras.StatelessScope):
+    """A scope that changes no Keras variable and notes which are read, also those a function merely closes over."""
+
+    def __init__(self):
+        super().__init__()
+        self.variables = {}
+
+    def get_current_value(self, variable):
+        self.variables[id(variable)] = variable
+        return super().get_current_value(variable)
 
 
 @functools.cache

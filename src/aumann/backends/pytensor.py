@@ -25,7 +25,10 @@ class Graph:
 
     def __init__(self, inputs, outputs, name="pytensor graph"):
         self.name = name
-        self.several_inputs, self.several_outputs = isinstance(inputs, (list, tuple)), isinstance(outputs, (list, tuple))
+        self.several_inputs, self.several_outputs = (
+            isinstance(inputs, (list, tuple)),
+            isinstance(outputs, (list, tuple)),
+        )
         self.inputs = list(inputs) if self.several_inputs else [inputs]
         self.symbols = list(outputs) if self.several_outputs else [outputs]
         self._forward = pytensor.function(self.inputs, self.symbols, on_unused_input="ignore")
@@ -41,7 +44,9 @@ class Graph:
 
     def pull(self, points, cotangents):
         """Σ cotangent · ∂output/∂point for each point: the vector–Jacobian product."""
-        host = [np.asarray(keras.ops.convert_to_numpy(c), y.dtype) for c, y in zip(cotangents, self.symbols, strict=True)]
+        host = [
+            np.asarray(keras.ops.convert_to_numpy(c), y.dtype) for c, y in zip(cotangents, self.symbols, strict=True)
+        ]
         return [keras.ops.convert_to_tensor(g) for g in self._backward(*self._host(points), *host)]
 
     def _host(self, inputs):

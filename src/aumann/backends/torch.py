@@ -5,6 +5,8 @@ import contextlib
 import keras
 import torch
 
+from aumann.backends import Reads
+
 DYNAMIC = True
 
 
@@ -21,8 +23,9 @@ def compile(fn, variables):
 
 def trace(fn, *arrays):
     """torch has no cheap abstract evaluation that every model survives: runs for real."""
-    with torch.no_grad(), keras.StatelessScope():
-        return fn(*([keras.ops.convert_to_tensor(a) for a in group] for group in arrays))
+    with torch.no_grad(), Reads() as reads:
+        fn(*([keras.ops.convert_to_tensor(a) for a in group] for group in arrays))
+    return list(reads.variables.values())
 
 
 def gradients(fn, points):
@@ -74,6 +77,11 @@ def widest():
 
 def owns(x):
     return isinstance(x, torch.Tensor)
+
+
+def in_flight():
+    """Eager CPU throughput is best at about 500 rows of a LeNet and 8 of EfficientNet-Lite0."""
+    return (1 << 28, 4096) if keras.ops.zeros(()).device.type == "cuda" else (1 << 27, 1024)
 
 
 def describe():

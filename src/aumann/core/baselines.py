@@ -123,13 +123,18 @@ def broadcast(value, is_set, row, rows, name):
     if array.dtype.kind not in "biuf" and not array.dtype.name.startswith("bfloat"):
         raise TypeError(
             f"Expected a numeric baseline for input {name!r}, received {value!r:.80}. Give a constant, a row, one row "
-            "for each input row, aumann.baselines.weighted(rows), a callable, or \"fixed\" to hold the input still."
+            'for each input row, aumann.baselines.weighted(rows), a callable, or "fixed" to hold the input still.'
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"Expected a finite baseline for input {name!r}, received NaN or infinity. Replace them.")
     row = tuple(row)
     shape = array.shape
     if is_set:
+        if 0 in shape[:2] and array.ndim > len(row):
+            raise ValueError(
+                f"Expected at least one baseline in the set for input {name!r}, received shape {shape}. "
+                "Check how its rows were chosen."
+            )
         if shape[1:] == row and len(shape) == len(row) + 1:
             return array[None]
         if len(shape) == len(row) + 2 and shape[2:] == row and shape[0] in (1, rows):

@@ -59,9 +59,7 @@ def resolve(target, outputs, several_outputs, rows):
     """
     if isinstance(target, str) and target == "all":
         items = [
-            (o.name, *index) if several_outputs else tuple(index)
-            for o in outputs
-            for index in np.ndindex(*o.shape)
+            (o.name, *index) if several_outputs else tuple(index) for o in outputs for index in np.ndindex(*o.shape)
         ]
     else:
         items = target if isinstance(target, list) else [target]
@@ -100,8 +98,10 @@ def _one(item, outputs, several_outputs, rows):
             f"Expected {len(output.shape)} indices into output {output.name!r} of shape (n, "
             f"{', '.join(map(str, output.shape))}), received {item!r}. {_valid(outputs)}"
         )
-    checked = [_in_range(i, size, output, outputs) for i, size in zip(index, output.shape, strict=True)]
-    positions = np.zeros(1, np.int64) if not checked else np.ravel_multi_index(np.broadcast_arrays(*checked), output.shape)
+    checked = [_in_range(i, size, rows, output, outputs) for i, size in zip(index, output.shape, strict=True)]
+    positions = (
+        np.zeros(1, np.int64) if not checked else np.ravel_multi_index(np.broadcast_arrays(*checked), output.shape)
+    )
     return Column(_name(output, index, several_outputs), output.start + np.atleast_1d(positions))
 
 
@@ -120,12 +120,7 @@ def _per_row(array, rows, outputs):
         raise TypeError(f"Expected integer targets, received dtype {array.dtype}. {_valid(outputs)}")
     if array.ndim == 0:
         return int(array)
-    if array.ndim > 2 or len(array) != rows:
-        raise ValueError(
-            f"Expected one target (or one tuple index) for each of the {rows} rows, received an array of shape "
-            f"{array.shape}. For several targets at once give a list."
-        )
-    return (array,) if array.ndim == 1 else tuple(array.T)
+    return tuple(array.T) if array.ndim == 2 and len(array) == rows else (array,)
 
 
 def _choose_output(path, outputs, several_outputs):
@@ -142,18 +137,25 @@ def _choose_output(path, outputs, several_outputs):
         return outputs[0], path
     if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
         if not 0 <= first < len(outputs):
-            raise ValueError(f"Expected an output between 0 and {len(outputs) - 1}, received {first}. {_valid(outputs)}")
+            raise ValueError(
+                f"Expected an output between 0 and {len(outputs) - 1}, received {first}. {_valid(outputs)}"
+            )
         return outputs[first], rest
     raise ValueError(
         f"Expected a target that begins with one of the {len(outputs)} outputs, received {path!r}. {_valid(outputs)}"
     )
 
 
-def _in_range(index, size, output, outputs):
+def _in_range(index, size, rows, output, outputs):
     array = np.asarray(index)
     if array.dtype.kind not in "iu":
         raise TypeError(f"Expected integer indices into output {output.name!r}, received {index!r}. {_valid(outputs)}")
-    if array.size and (array.min() < -size or array.max() >= size):
+    if array.shape not in ((), (rows,)):
+        raise ValueError(
+            f"Expected one target (or one tuple index) for each of the {rows} rows, received an array of shape "
+            f"{array.shape}. For several targets at once give a list."
+        )
+    if array.min() < -size or array.max() >= size:
         wrong = array[(array < -size) | (array >= size)].ravel()[0]
         raise ValueError(
             f"Expected a target between 0 and {size - 1} for output {output.name!r}, received {wrong}. "

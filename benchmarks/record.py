@@ -1,0 +1,56 @@
+"""What the benchmark scripts share: their options, their rows as JSON, and a Python process of its own."""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+BACKENDS = ("tensorflow", "jax", "torch")
+
+
+def options(description, names):
+    """The options of every script: which cases, a smoke run, and where the rows go."""
+    parser = argparse.ArgumentParser(description=description.strip().splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="case", help=f"some of {', '.join(names)}; all without")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: tiny sizes, few cases, numbers of no worth")
+    parser.add_argument("--out", help="folder to write the rows to, as JSON")
+    return parser
+
+
+def known(parser, given, names):
+    """The names given, or all; an unknown one ends the script."""
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        parser.error(f"expected cases among {', '.join(names)}; received {', '.join(unknown)}")
+    return list(given or names)
+
+
+def save(rows, out, name):
+    """Writes the rows to `out`/`name`.json, if there is an `out`."""
+    if out:
+        Path(out).mkdir(parents=True, exist_ok=True)
+        Path(out, f"{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+
+
+def load(out, name):
+    """The rows of `out`/`name`.json; none if there is no such file."""
+    file = Path(out, f"{name}.json")
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
+
+
+def python(module, *arguments, backend=None, capture=True, **environment):
+    """`python -m module arguments` in a process of its own, on the backend named."""
+    chosen = {"KERAS_BACKEND": backend} if backend else {}
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", module, *map(str, arguments)],
+        env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, **chosen, **environment},
+        capture_output=capture,
+        text=True,
+    )
+
+
+def last_line(text):
+    """The last line with something in it: where a traceback says what went wrong."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "nothing was said")

@@ -1,0 +1,355 @@
+"""The command line: `aumann explain MODEL DATA -o OUT`, and `aumann demo`.
+
+The heavy imports wait until a command runs: `aumann --help` is instant, and Keras reads which framework to run on when
+it is imported. Options are described in docs/cli.md.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import logging
+import os
+import sys
+import traceback
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from aumann import files
+from aumann.core.rules import FAMILIES
+
+BACKENDS = ("tensorflow", "jax", "torch")
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, NotImplementedError)
+SHOWN = 20  # lines of the table
+
+
+def main(argv=None):
+    """Runs a command.
+
+    Returns:
+        The exit code: 0, 2 for an error in what was asked or given, 130 after Ctrl-C.
+    """
+    args = _parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = lambda message, *_: print(f"aumann: warning: {message}", file=sys.stderr)
+        try:
+            args.run(args)
+        except KeyboardInterrupt:
+            print("aumann: interrupted; nothing was written.", file=sys.stderr)
+            return 130
+        except USER_ERRORS as error:
+            if args.debug:
+                traceback.print_exc()
+            print(f"aumann: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="aumann", description="Explain Keras 3 models by Aumann-Shapley values.")
+    parser.add_argument("--version", action="version", version=f"aumann {version('aumann')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--backend", choices=BACKENDS, help="framework that Keras runs on")
+    common.add_argument("--quiet", action="store_true", help="no progress and no table; warnings and errors only")
+    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    explain = commands.add_parser("explain", parents=[common], help="explain the rows of a file")
+    explain.set_defaults(run=_explain)
+    add = explain.add_argument
+    add("model", metavar="MODEL", help=".keras, .h5 or a SavedModel folder")
+    add("data", metavar="DATA", help=".npy, .npz (arrays by input name), .csv or .parquet")
+    add("-o", "--out", required=True, help="writes OUT.npz and OUT.png")
+    add("--target", default="predicted", help='3, "predicted", "all", several as 3,1,7, an index as box:3 or 39:2')
+    start = 'a number, "mean" of the data, a file, or "fixed"; once for each INPUT, or for all (default: 0.0)'
+    add("--baseline", action="append", metavar="[INPUT=]VALUE", help=start)
+    add("--rule", default="gauss_legendre:50", help=f"NAME:NODES with NAME among {', '.join(FAMILIES)}")
+    add("--output", help='name or index of an output, or "logits"')
+    add("--layer", action="append", help="attribute at this layer; may be repeated")
+    add("--batch-size", default="auto", help="path points per model call")
+    add("--rows", default=":", help="rows to explain, as 0:10, 7 or 0,3,9")
+    add("--columns", default="", help="keep only these columns (or arrays of an .npz), separated by commas")
+    add("--drop", default="", help="leave these columns out, as a column of labels")
+    add("--no-header", action="store_true", help="the .csv begins with data")
+    add("--no-plot", action="store_true", help="write no picture")
+    add("--unsafe", action="store_true", help="load a model even if it can run code; only from authors you trust")
+
+    demo = commands.add_parser("demo", parents=[common], help="train and explain two small models")
+    demo.set_defaults(run=_demo)
+    demo.add_argument("-o", "--out", default="demo", help="folder for the pictures, arrays and text (default: demo)")
+    return parser
+
+
+# ---- commands ------------------------------------------------------------------------------------------------------
+
+
+def _explain(args):
+    target, rule = parse_target(args.target), parse_rule(args.rule)
+    settings = {"output": _name_or_index(args.output), "layer": args.layer, "batch_size": _batch_size(args.batch_size)}
+    npz, png = _outputs(args)
+    data = files.read_data(args.data, _names(args.columns), _names(args.drop), not args.no_header)
+    rows = parse_rows(args.rows, files.count(data))
+    choose_backend(args.backend)
+    model = files.load_model(args.model, args.unsafe)
+    data = _by_input(data, model)
+    chosen = files.each(lambda x: x.iloc[rows] if hasattr(x, "iloc") else x[rows], data)
+    baseline = read_baseline(args.baseline or ["0.0"], data, rows, not args.no_header)
+
+    import aumann
+
+    method = aumann.IntegratedGradients(model, rule=rule, **settings)
+    with _progress(args.quiet) as progress:
+        explanation = method.explain(chosen, target, baseline, progress)
+    with files.together(npz.parent) as folder:
+        explanation.save(folder / npz.name)
+        if png:
+            explanation.plot(folder / png.name)
+    if not args.quiet:
+        print(table(explanation))
+        print(f"{files.count(chosen)} of {files.count(data)} rows of {args.data}; wrote", npz, *[png] * bool(png))
+
+
+def _by_input(data, model):
+    """A table whose columns are the inputs of a model of several, as a dict of them."""
+    names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
+    if hasattr(data, "columns") and len(names) > 1 and set(names) <= set(data.columns):
+        return {name: data[[name]] for name in names}
+    return data
+
+
+def _demo(args):
+    _require("sklearn", "scikit-learn", "demo")
+    _require("matplotlib", "matplotlib", "plot")
+    _require("pandas", "pandas", "table")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # models so small spend their time on threads waiting for each other
+    choose_backend(args.backend)
+    from aumann import demo
+
+    say = (lambda text: None) if args.quiet else print
+    demo.run(args.out, say, table)
+
+
+def table(explanation, places=None):
+    """Lines of numbers for a terminal.
+
+    Args:
+        explanation: an `aumann.Explanation`.
+        places: indices of the lines in `prediction`, each (row,) or (row, target); all of them when None.
+    """
+    from keras import tree
+
+    places = list(np.ndindex(explanation.prediction.shape)) if places is None else places
+    lines = [["row", "target", "prediction", "base value", "sum", "residual"]]
+    for place in places[:SHOWN]:
+        total = sum(value[place].sum(dtype=np.float64) for value in tree.flatten(explanation.values))
+        numbers = (explanation.prediction[place], explanation.base_value[place], total)
+        target = explanation.targets[place[1] if explanation.several else 0]
+        lines.append([str(place[0]), target, *(f"{x:.4g}" for x in numbers), f"{explanation.residual[place]:.1e}"])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(text + [f"… and {len(places) - SHOWN} more"] * (len(places) > SHOWN))
+
+
+@contextlib.contextmanager
+def _progress(quiet):
+    """A callable (done, total) that draws a bar where someone watches and the work takes more than a second."""
+    if quiet or importlib.util.find_spec("tqdm") is None:
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(unit="grad", unit_scale=True, delay=1, disable=None) as bar:
+
+        def show(done, total):
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+# ---- what the user typed -------------------------------------------------------------------------------------------
+
+
+def choose_backend(wanted):
+    """Settles which framework Keras runs on, before Keras is imported.
+
+    Raises:
+        ValueError, ImportError: Keras runs on another one already, or the framework is not installed.
+    """
+    if "keras" in sys.modules:
+        import keras
+
+        if wanted not in (None, keras.config.backend()):
+            raise ValueError(
+                f"Expected --backend {keras.config.backend()}, which Keras runs on in this process; received {wanted}. "
+                "Start a new process."
+            )
+        return
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new shape that a function is traced for
+    installed = [name for name in BACKENDS if importlib.util.find_spec(name)]
+    wanted = wanted or os.environ.get("KERAS_BACKEND")
+    if wanted is None:
+        # Keras writes keras.json by itself, so what that names decides only if it is there.
+        wanted = next((name for name in (_configured(), *installed) if name in installed), "tensorflow")
+    if wanted in BACKENDS and wanted not in installed:
+        raise ImportError(
+            f"Expected {wanted}, which is not installed; received an environment with "
+            f'{", ".join(installed) or "none of " + ", ".join(BACKENDS)}. pip install "aumann[{wanted}]", or choose '
+            "another with --backend."
+        )
+    os.environ["KERAS_BACKEND"] = wanted
+
+
+def _configured():
+    """The backend in Keras's own configuration file, or None."""
+    home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
+    try:
+        return json.loads((Path(home) / "keras.json").read_text()).get("backend")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def parse_target(text):
+    """ "predicted", "all", 3, "box:3" -> ("box", 3), and "3,1,7" -> a list of those."""
+    items = [tuple(_number(part) for part in item.strip().split(":")) for item in text.split(",")]
+    if any(part == "" for item in items for part in item):
+        raise ValueError(
+            f'Expected --target as 3, "predicted", "all", 3,1,7, box:3 or 39:2; received {text!r}. Name an output unit.'
+        )
+    items = [item[0] if len(item) == 1 else item for item in items]
+    return items[0] if len(items) == 1 else items
+
+
+def parse_rule(text):
+    """ "gauss_legendre:50" -> aumann.gauss_legendre(50)."""
+    name, _, nodes = text.partition(":")
+    if name not in FAMILIES or not (nodes.isdecimal() or text == name):
+        raise ValueError(
+            f"Expected --rule as NAME:NODES with NAME among {', '.join(FAMILIES)}; received {text!r}. Give for example "
+            "gauss_legendre:50."
+        )
+    return FAMILIES[name](int(nodes)) if nodes else FAMILIES[name]()
+
+
+def parse_rows(text, count):
+    """ "0:10", "7" or "0,3,9" -> a slice or list of rows that exist."""
+    try:
+        if ":" in text:
+            rows = slice(*(int(part) if part.strip() else None for part in text.split(":")))
+        else:
+            rows = [int(part) for part in text.split(",")]
+        chosen = np.arange(count)[rows]
+    except (ValueError, TypeError, IndexError):
+        chosen = ()
+    if not len(chosen):
+        raise ValueError(f"Expected --rows as 0:10, 7 or 0,3,9 among {count} rows; received {text!r}. Choose some.")
+    return rows
+
+
+def read_baseline(texts, data, rows, header=True):
+    """Where the path starts, from the values of --baseline.
+
+    Args:
+        texts: each "VALUE" for all inputs or "INPUT=VALUE" for one. VALUE is a number, "mean" of the whole data,
+            "fixed", or a file whose arrays are one row, or one for each row of the data.
+        data: the whole data.
+        rows: those that are explained.
+        header: as for `read_data`.
+
+    Returns:
+        What `explain` takes as baseline.
+    """
+    named = [text.partition("=")[::2] for text in texts if "=" in text and not Path(text).exists()]
+    if not named and len(texts) == 1:
+        return _start(texts[0], data, rows, header)
+    inputs = data if isinstance(data, dict) else {}
+    wrong = [text for text in texts if text.partition("=")[0] not in inputs]
+    if wrong or len(dict(named)) < len(texts):
+        raise ValueError(
+            f"Expected --baseline INPUT=VALUE once for each input among {list(inputs)}; received {', '.join(texts)}. "
+            "Give one VALUE for all inputs, or name them as the arrays of an .npz are named."
+        )
+    return {name: _start(text, inputs[name], rows, header) for name, text in named}
+
+
+def _start(text, data, rows, header):
+    if text == "fixed":
+        return text
+    if text == "mean":
+        return files.each(lambda x: np.asarray(x, np.float64).mean(0), data)
+    number = _number(text, float)
+    if not isinstance(number, str):
+        return number
+    if not Path(text).suffix:
+        raise ValueError(
+            f'Expected --baseline as a number, "mean", "fixed" or a file; received {text!r}. Give for example 0.0.'
+        )
+    columns = list(data.columns) if hasattr(data, "columns") and Path(text).suffix in (".csv", ".parquet") else ()
+    start = files.read_data(text, columns, header=header)
+    if isinstance(start, dict) and isinstance(data, dict):
+        return {name: _same_rows(x, data.get(name), rows) for name, x in start.items()}
+    if isinstance(start, list) and isinstance(data, list):
+        return [_same_rows(x, of, rows) for x, of in zip(start, data, strict=False)]
+    return start if isinstance(start, dict | list) else _same_rows(start, data, rows)
+
+
+def _same_rows(start, data, rows):
+    """A baseline for each row of the data, cut to the rows that are explained; a single one as it is."""
+    each = np.ndim(start) == np.ndim(data) and len(start) == len(data)
+    return np.asarray(start)[rows] if each else np.asarray(start)
+
+
+def _number(text, *kinds):
+    """The text as an int or as one of `kinds`; the text itself where it is none."""
+    for kind in (int, *kinds):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return text
+
+
+def _name_or_index(text):
+    return None if text is None else _number(text)
+
+
+def _batch_size(text):
+    return text if text == "auto" else _number(text)
+
+
+def _names(text):
+    return [name for name in text.split(",") if name]
+
+
+def _outputs(args):
+    """Paths of the results; the picture's is None without one.
+
+    Raises:
+        OSError, ImportError: they could not be written.
+    """
+    npz = Path(args.out)
+    if npz.suffix not in (".npz", ".png"):
+        npz = npz.with_name(npz.name + ".npz")
+    npz, png = npz.with_suffix(".npz"), None if args.no_plot else npz.with_suffix(".png")
+    if not npz.parent.is_dir():
+        raise FileNotFoundError(f"Expected a folder to write to; {npz.parent} is none. Create it, or name another.")
+    for path in filter(None, (npz, png)):
+        if path.is_dir():
+            raise IsADirectoryError(f"Expected a file to write; {path} is a folder. Give another -o.")
+        if path.resolve() == Path(args.data).resolve():
+            raise FileExistsError(f"Expected a file to write; {path} is the data that is read. Give another -o.")
+    if png:
+        _require("matplotlib", "matplotlib", "plot", " Or give --no-plot.")
+    return npz, png
+
+
+def _require(module, package, extra, otherwise=""):
+    if importlib.util.find_spec(module) is None:
+        raise ImportError(f'Expected {package}, which is not installed. pip install "aumann[{extra}]".{otherwise}')
+
+
+if __name__ == "__main__":
+    sys.exit(main())
