@@ -51,22 +51,18 @@ def find(name, quick):
 # ---- what a peer's user writes -----------------------------------------------------------------------------------
 
 
-def pick(outputs, target):
-    """The scalar of each row that the target names: (n,)."""
-    outputs, index = output(outputs, target)
-    return outputs[(slice(None), *index)]
-
-
-def output(outputs, target):
-    """The one output tensor, and the index into its rows."""
+def where(case, target):
+    """Which of the outputs the target is in (None for the only one), and the index into its rows."""
     index = target if isinstance(target, tuple) else (target,)
-    return (outputs[index[0]], index[1:]) if isinstance(outputs, (list, tuple, dict)) else (outputs, index)
+    return (index[0], index[1:]) if len(case.model.outputs) > 1 else (None, index)
 
 
 def unit(case, target):
     """The case's model with the target as its only output, (n, 1): for peers that know no target."""
     x = keras.Input(case.inputs.shape[1:])
-    return keras.Model(x, keras.layers.Reshape((1,))(pick(case.model(x), target)))
+    which, index = where(case, target)
+    y = case.model(x) if which is None else case.model(x)[which]
+    return keras.Model(x, keras.layers.Reshape((1,))(y[(slice(None), *index)]))
 
 
 def one_by_one(case, make):
@@ -105,38 +101,29 @@ def cut(x, size):
 
 def captum(case, nodes, size):
     """IntegratedGradients, Gauss–Legendre; a lambda names the output; LayerIntegratedGradients at embeddings."""
-    import torch
     from captum.attr import IntegratedGradients, LayerIntegratedGradients
 
-    several = isinstance(case.inputs, (list, tuple))
-    arrays = list(case.inputs) if several else [case.inputs]
-    tensors = tuple(torch.from_numpy(x) for x in arrays)
-    starts = tuple(torch.from_numpy(starting(x, case.baseline)) for x in arrays)
-    per_row = isinstance(case.target, np.ndarray)
-    index = (
-        torch.from_numpy(case.target)
-        if per_row
-        else output(case.model(arrays if several else arrays[0]), case.target)[1]
-    )
+    several = isinstance(case.inputs, list)
+    arrays = case.inputs if several else [case.inputs]
+    inputs = tuple(keras.ops.convert_to_tensor(x) for x in arrays)
+    starts = tuple(keras.ops.convert_to_tensor(starting(x, case.baseline)) for x in arrays)
+    which, index = where(case, case.target)
+    target = keras.ops.convert_to_tensor(case.target) if isinstance(case.target, np.ndarray) else index
 
     def forward(*xs):
         outputs = case.model(list(xs) if several else xs[0], training=False)
-        return outputs if per_row else output(outputs, case.target)[0]
+        return outputs if which is None else outputs[which]
 
     if case.layer:
         names = [case.layer] if isinstance(case.layer, str) else case.layer
         method = LayerIntegratedGradients(forward, [case.model.get_layer(name) for name in names])
     else:
         method = IntegratedGradients(forward)
-
-    def run():
-        with torch.device("cpu"):  # keras sets the meta device as torch's default only while it builds
-            found = method.attribute(
-                tensors, starts, target=index, n_steps=nodes, method="gausslegendre", internal_batch_size=size
-            )
-        return [v[0] if isinstance(v, tuple) else v for v in found] if case.layer else list(found)
-
-    return lambda: [v.detach().numpy() for v in run()]
+    settings = {"n_steps": nodes, "method": "gausslegendre", "internal_batch_size": size}
+    return lambda: [
+        v.detach().cpu().numpy()
+        for v in keras.tree.flatten(method.attribute(inputs, starts, target=target, **settings))
+    ]
 
 
 def unifiedig(case, nodes, size):

@@ -17,11 +17,14 @@ L = keras.layers
 
 def captum(forward, x, baseline, target, n=16):
     method = IntegratedGradients(forward)
-    with torch.device("cpu"):
-        found = method.attribute(
-            torch.from_numpy(x), torch.from_numpy(np.broadcast_to(baseline, x.shape).astype(x.dtype)), target=target, n_steps=n,
-            method="gausslegendre", internal_batch_size=64,
-        )  # fmt: skip
+    found = method.attribute(
+        torch.from_numpy(x),
+        torch.from_numpy(np.broadcast_to(baseline, x.shape).astype(x.dtype)),
+        target=target,
+        n_steps=n,
+        method="gausslegendre",
+        internal_batch_size=64,
+    )
     return found.detach().numpy()
 
 

@@ -282,8 +282,8 @@ CASES = {
     f.__name__: f
     for f in (
         sequential, compiled, functional, subclassed, nested, bare_layer, list_in, tuple_in, dict_in, keyword_arguments,
-        optional_keyword, positional_arguments, list_out, dict_out, conv2d, conv1d_unknown_length, bidirectional_lstm, masked_gru,
-        attention, dropout_and_batchnorm, double, channels_first, keras_function,
+        optional_keyword, positional_arguments, list_out, dict_out, conv2d, conv1d_unknown_length, bidirectional_lstm,
+        masked_gru, attention, dropout_and_batchnorm, double, channels_first, keras_function,
     )
 }  # fmt: skip
 CASES["mixed_float16"] = functools.partial(half, "mixed_float16", "float16")

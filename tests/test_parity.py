@@ -29,14 +29,16 @@ def cases():
     h = L.Conv2D(8, 3, activation="relu", padding="same")(x)
     h = L.MaxPooling2D()(L.BatchNormalization()(h))
     h = L.SeparableConv2D(8, 3, strides=2, padding="same", activation="gelu")(h)
-    yield "image", keras.Model(x, L.Dense(4, "softmax")(L.GlobalAveragePooling2D()(h))), draw.normal(size=(3, 12, 12, 3)), "all"
+    model = keras.Model(x, L.Dense(4, "softmax")(L.GlobalAveragePooling2D()(h)))
+    yield "image", model, draw.normal(size=(3, 12, 12, 3)), "all"
     x = L.Input((9, 5))
     h = L.Bidirectional(L.LSTM(6, return_sequences=True))(L.Masking(-1.0)(x))
     h = L.MultiHeadAttention(2, 4)(h, h)
     yield "series", keras.Model(x, L.GRU(3)(L.LayerNormalization()(h))), draw.normal(size=(3, 9, 5)), [0, 2]
     ids, f = L.Input((7,), dtype="int32"), L.Input((4,))
     h = L.Concatenate()([L.GlobalMaxPooling1D()(L.Conv1D(6, 3, activation="swish")(L.Embedding(30, 5)(ids))), f])
-    yield "mixed", keras.Model([ids, f], L.Dense(1)(L.Dense(8, "elu")(h))), [draw.integers(0, 30, (4, 7)), draw.normal(size=(4, 4))], None
+    model = keras.Model([ids, f], L.Dense(1)(L.Dense(8, "elu")(h)))
+    yield "mixed", model, [draw.integers(0, 30, (4, 7)), draw.normal(size=(4, 4))], None
 
 out = {}
 for name, model, x, target in cases():

@@ -147,8 +147,8 @@ def _check(array, spec, name):
         cast = array.astype(spec.dtype)
         if (cast != array).any():
             raise TypeError(
-                f"Expected input {name!r} to hold {spec.dtype}, as the model declares, received {array.dtype} with values "
-                f"such as {array[cast != array][0]}. Encode them as whole numbers."
+                f"Expected input {name!r} to hold {spec.dtype}, as the model declares, received {array.dtype} with "
+                f"values such as {array[cast != array][0]}. Encode them as whole numbers."
             )
         return cast if array.dtype.kind in "bf" or spec.dtype == "bool" else array
     return array

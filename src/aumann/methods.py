@@ -127,8 +127,8 @@ class _Run:
         if not np.isfinite(base_value).all():
             bad = np.flatnonzero(~np.isfinite(base_value).all(1))
             raise ValueError(
-                "Expected finite predictions at the baseline, received NaN or infinity from the model for the baselines of "
-                f"rows {arrays.brief(bad)}. Choose a baseline= where the model is defined."
+                "Expected finite predictions at the baseline, received NaN or infinity from the model for the baselines "
+                f"of rows {arrays.brief(bad)}. Choose a baseline= where the model is defined."
             )
         work = engine.Work(self.rows, self._load, self.starts, index, method.rule, o.shapes, o.dtype)
         step = o.compiled("step", self.functions, method.path, len(self.columns))
@@ -258,14 +258,12 @@ class _Run:
     def _starts(self, baseline):
         o, rows = self.oracle, self.rows
         given, weights = self._split(baseline)
-        points, spaces = [], []
+        points = []
         for i in o.moving:
             value, is_set = given[i]
             points.append(baselines.broadcast(value, is_set, self.arrays[i].shape[1:], rows, o.names[i]))
         for reading in o.readings:
-            point, space = self._read_start(reading, *given[reading.leaf])
-            points.append(point)
-            spaces.append(space)
+            points.append(self._read_start(reading, *given[reading.leaf]))
         counts = {p.shape[1] for p in points} - {1}
         m = max(counts, default=1)
         if len(counts) > 1 or (weights is not None and weights.shape[-1] != m):
@@ -279,7 +277,6 @@ class _Run:
             raise ValueError(
                 f"Expected weights of shape (m,) or ({rows}, m), received {weights.shape}. Give one set for each row."
             )
-        self.spaces = spaces
         return baselines.Starts(points, weights)
 
     def _split(self, baseline):
@@ -308,7 +305,7 @@ class _Run:
         ids = self.arrays[i].dtype.kind in "iu" or isinstance(reading.layer, keras.layers.Embedding)
         above = constant and ids and array.dtype.kind == "f"
         if above or (not constant and array.shape[-len(row) :] != row):
-            return baselines.broadcast(value, is_set, reading.shape, self.rows, o.names[i]), "embedding"
+            return baselines.broadcast(value, is_set, reading.shape, self.rows, o.names[i])
         if ids and array.dtype.kind == "f":
             raise TypeError(
                 f"Expected integer token ids as the baseline of input {o.names[i]!r}, received dtype {array.dtype}. "
@@ -323,7 +320,7 @@ class _Run:
             fed = [x[pairs // m] for x in self.arrays]
             fed[i] = below[pairs // m, pairs % m]
             out[pairs[:real]] = o.backend.host(o.load(fed)[0][k])[:real]
-        return out.reshape(a, m, *reading.shape), "input"
+        return out.reshape(a, m, *reading.shape)
 
     # ---- the account -------------------------------------------------------------------------------------------
 

@@ -204,7 +204,7 @@ class Oracle:
         for slopes in zip(*columns, strict=True):  # of one target, for each output
             slopes = [ops.zeros_like(y) if g is None else g for g, y in zip(slopes, outputs, strict=True)]
             pulled.append(self.model.pull(leaves, slopes))
-        return [[target[i] for target in pulled] for i in self.moving]
+        return [[ops.cast(target[i], self.dtype) for target in pulled] for i in self.moving]
 
     # ---- what is compiled --------------------------------------------------------------------------------------
 
@@ -337,8 +337,8 @@ class Oracle:
         for name, x in found["outputs"]:
             if not ops.is_tensor(x):
                 raise TypeError(
-                    f"Expected the model to return a tensor, or a list or dict of tensors; received {type(x).__name__} as "
-                    f"{name!r}. Wrap it in a function that returns those to be explained."
+                    "Expected the model to return a tensor, or a list or dict of tensors; received "
+                    f"{type(x).__name__} as {name!r}. Wrap it in a function that returns those to be explained."
                 )
             if not len(x.shape) or x.shape[0] not in (1, None):
                 raise ValueError(

@@ -28,10 +28,15 @@ class Packing:
 
 
 def pack(points, batch_size):
-    """The packing of rows with `points` path points each."""
-    chunks = -(-points // batch_size)
-    width = -(-points // chunks)
-    return Packing(max(1, batch_size // width), width, chunks)
+    """The packing of rows with `points` path points each.
+
+    Points that do not fit are cut into chunks of one width, that between half and all of batch_size which leaves the
+    fewest idle places in the last chunk.
+    """
+    widest = min(points, batch_size)
+    widths = range(widest, max(1, widest // 2) - 1, -1) if points > batch_size else [points]
+    width = min(widths, key=lambda width: -(-points // width) * width)
+    return Packing(max(1, batch_size // width) if points <= batch_size else 1, width, -(-points // width))
 
 
 def groups(rows, size, dynamic):
