@@ -41,8 +41,9 @@ def numbered(name, leaves):
 
 
 def leaves(saved, name):
-    """The arrays that `numbered` named."""
-    return [saved[f"{name}{i}"] for i in itertools.count() if f"{name}{i}" in saved] if f"{name}0" in saved else None
+    """The arrays that `numbered` named, none if it did not."""
+    keys = itertools.takewhile(lambda key: key in saved, (f"{name}{i}" for i in itertools.count()))
+    return [saved[key] for key in keys]
 
 
 def answers(names, folder, quick):

@@ -102,7 +102,7 @@ def table(header, rows):
     if not rows:
         return ["Not measured.", ""]
     lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(str(cell).replace("|", "∣") for cell in line) + " |" for line in lines] + [""]
+    return ["| " + " | ".join(str(cell).replace("|", "/") for cell in line) + " |" for line in lines] + [""]
 
 
 def ratio(row):
@@ -158,8 +158,8 @@ def summary(rows):
         body.append((case, own[0]["rows"], *cells))
     nodes = ", ".join(str(n) for n in sorted({r["nodes"] for r in rows}))
     text = (
-        f"Seconds of the fastest peer in parts of aumann's, {nodes} nodes: above 1 aumann is faster. aumann runs at its "
-        "default batch size, a peer at the best of a few."
+        f"Seconds of the fastest peer in parts of aumann's, {nodes} nodes: above 1 aumann is faster. aumann runs at "
+        "its default batch size, a peer at the best of a few."
     )
     return ["## aumann and the fastest peer", "", text, "", *table(("case", "rows", *record.BACKENDS), body)]
 
@@ -205,8 +205,8 @@ def floor(rows):
         for r in rows
     ]  # fmt: skip
     text = (
-        "aumann's seconds in parts of a bare compiled loop's, which differentiates one batch that lies on the device as "
-        "often, at its own best batch size, and does nothing else."
+        "aumann's seconds in parts of a bare compiled loop's, which differentiates one batch that lies on the device "
+        "as often, at its own best batch size, and does nothing else."
     )
     header = ("backend", "case", "gradients", "ours, s", "ours ÷ bare", "bare, ms each", "its batch", "our batch")
     return ["## The floor", "", text, "", *table(header, body)]
@@ -232,7 +232,8 @@ def agreement(rows):
     nodes = ", ".join(str(n) for n in sorted({r["nodes"] for r in rows}))
     text = (
         f"Relative L1 differences of the values between backends, and of aumann's from captum's on torch, {nodes} "
-        "Gauss–Legendre nodes; every model is explained with its own input structure. Then the residual on each backend."
+        "Gauss–Legendre nodes; every model is explained with its own input structure. Then the residual on each "
+        "backend."
     )
     header = ("case", *pairs, *(f"residual, {b}" for b in backends))
     return [
@@ -246,8 +247,8 @@ def memory(rows):
     lines = [
         "## Memory", "",
         "The peak of the process above its idle size in MB, at a fixed batch size; in brackets how much of it is the "
-        "inputs and the results. *Growth*: the last over the first, beyond these. The bare loop takes as many gradients "
-        "and keeps nothing.", "",
+        "inputs and the results. *Growth*: the last over the first, beyond these. The bare loop takes as many "
+        "gradients and keeps nothing.", "",
     ]  # fmt: skip
     for what in dict.fromkeys(r["what"] for r in rows):
         own = [r for r in rows if r["what"] == what and "reason" not in r]

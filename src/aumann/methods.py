@@ -127,8 +127,8 @@ class _Run:
         if not np.isfinite(base_value).all():
             bad = np.flatnonzero(~np.isfinite(base_value).all(1))
             raise ValueError(
-                "Expected finite predictions at the baseline, received NaN or infinity from the model for the baselines "
-                f"of rows {arrays.brief(bad)}. Choose a baseline= where the model is defined."
+                "Expected finite predictions at the baseline, received NaN or infinity from the model for the "
+                f"baselines of rows {arrays.brief(bad)}. Choose a baseline= where the model is defined."
             )
         work = engine.Work(self.rows, self._load, self.starts, index, method.rule, o.shapes, o.dtype)
         step = o.compiled("step", self.functions, method.path, len(self.columns))

@@ -281,9 +281,9 @@ class Oracle:
                 continue
             if len(readers) > 1 or shape is None or shape[0] != 1:
                 raise ValueError(
-                    f"Expected layer {layer.name!r} to turn one input into one tensor with a row for each row; received "
-                    f"inputs {[self.names[i] for i in readers]} and output shape {shape}. Choose a layer nearer to the "
-                    'inputs with layer=, or hold the others still with baseline={…: "fixed"}.'
+                    f"Expected layer {layer.name!r} to turn one input into one tensor with a row for each row; "
+                    f"received inputs {[self.names[i] for i in readers]} and output shape {shape}. Choose a layer "
+                    'nearer to the inputs with layer=, or hold the others still with baseline={…: "fixed"}.'
                 )
             self.readings.append(Reading(layer, k, readers[0], tuple(shape[1:])))
             self.roles[readers[0]] = "read"
