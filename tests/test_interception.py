@@ -211,12 +211,12 @@ def test_logits_of_a_probability_near_one_do_not_saturate():
 # ---- integer ids at their Embedding --------------------------------------------------------------------------------
 
 
-def above(embedding, top):
+def above(top):
     """F as a function of embedded tokens."""
     return lambda points: top(points[0], training=False)[:, 0]
 
 
-@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "int8"])
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "float64"])
 @pytest.mark.parametrize("declared", ["int32", "float32"])
 def test_ids_are_attributed_at_their_embedding(dtype, declared):
     embedding = layers.Embedding(7, 3)
@@ -225,15 +225,15 @@ def test_ids_are_attributed_at_their_embedding(dtype, declared):
     )
     model = keras.Sequential([layers.Input((4,), dtype=declared), embedding, top])
     scatter(model)
-    ids = np.array([[0, 1, 6, 2], [3, 3, 3, 3], [5, 0, 1, 5]], dtype)
+    ids = np.array([[0, 1, 6, 2], [3, 3, 3, 3], [5, 0, 1, 5]])
     table = host(embedding.embeddings.value)
-    e = aumann.IntegratedGradients(model, rule=RULE).explain(ids, target=0)
-    values, prediction, base_value = formula(above(embedding, top), [table[ids]], [0], RULE)
+    e = aumann.IntegratedGradients(model, rule=RULE).explain(ids.astype(dtype), target=0)
+    values, prediction, base_value = formula(above(top), [table[ids]], [0], RULE)
     close(e.values, values[0])
     close(e.prediction, prediction)
     close(e.base_value, base_value)
     assert e.provenance["layers"] == {e_name: embedding.name for e_name in e.provenance["layers"]} != {}
-    assert e.inputs.dtype == dtype and np.array_equal(e.inputs, ids)
+    assert np.array_equal(e.inputs, ids) and (e.inputs.dtype == dtype or dtype == "float64")
     close(e.sum(-1).values, values[0].sum(-1))  # one number for each token
 
 
@@ -253,7 +253,7 @@ def test_a_baseline_of_ids_or_of_embedded_vectors(baseline):
     start = np.asarray(baseline)
     start = table[start] if start.dtype.kind == "i" else start
     e = aumann.IntegratedGradients(model, rule=RULE).explain(ids, baseline=baseline)
-    values, _, base_value = formula(above(embedding, top), [table[ids]], [start], RULE)
+    values, _, base_value = formula(above(top), [table[ids]], [start], RULE)
     close(e.values, values[0])
     close(e.base_value, base_value)
 
@@ -380,6 +380,21 @@ def test_embeddings_in_subclassed_and_nested_models_and_positions(wrap):
     close(e.values, values[0])
     close(e.prediction, prediction)
     assert list(e.provenance["layers"].values()) == ["tokens"]
+
+
+def test_what_stands_above_an_embedding_sees_the_dtype_it_computes_in():
+    seen = set()
+
+    class Look(keras.layers.Layer):
+        def call(self, e):
+            seen.add(keras.backend.standardize_dtype(e.dtype))
+            return ops.sum(e, axis=(1, 2))
+
+    with policy("mixed_bfloat16"):
+        look = Look(autocast=False)
+        model = keras.Sequential([layers.Input((3,), dtype="int32"), layers.Embedding(5, 2), look])
+    e = aumann.IntegratedGradients(model, rule=RULE).explain(np.array([[0, 1, 2], [4, 4, 4]]))
+    assert seen == {"bfloat16"} and e.values.dtype == "float32"
 
 
 def test_masks_of_padding_are_those_of_the_ids():

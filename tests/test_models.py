@@ -47,16 +47,16 @@ def normal(*shape, dtype="float32", seed=3):
 
 
 class Chain(keras.Model):
-    """A subclassed model with an attribute that is a list of layers."""
+    """A subclassed model with a list of layers, and in training mode, which is its default, another model."""
 
     def __init__(self, activation="softmax", **options):
         super().__init__(**options)
         self.steps = [layers.Dense(5, activation="tanh"), layers.Dense(3, activation=activation)]
 
-    def call(self, inputs, training=False):
+    def call(self, inputs, training=True):
         for step in self.steps:
             inputs = step(inputs)
-        return inputs + 100.0 * float(training)  # in training mode it would be another model
+        return inputs * (100.0 if training else 1.0)
 
 
 class Keywords(keras.Model):
@@ -413,6 +413,23 @@ def test_a_torch_module_in_training_mode_is_explained_in_evaluation_mode_and_lef
     close(e.values, values[0], "float64")
     close(e.prediction, prediction, "float64")
     close(e.base_value, base_value, "float64")
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="a layer around a module of torch")
+def test_a_torch_module_within_a_keras_model_is_left_in_training_mode():
+    import torch
+
+    module = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.BatchNorm1d(3), torch.nn.Dropout(0.5), torch.nn.Tanh())
+    wrapped = keras.layers.TorchModuleWrapper(module)
+    model = keras.Sequential([layers.Input((4,)), wrapped, layers.Dense(2)])
+    module.train()
+    module(torch.randn(16, 4) + 2)
+    x = normal(3, 4)
+    with unchanged(module):
+        e = aumann.IntegratedGradients(model, rule=RULE).explain(x, target=1)
+    module.eval()
+    values, _, _ = formula(lambda p: model.layers[-1](module(p[0]))[:, 1], [x], [0], RULE)
+    close(e.values, values[0])
 
 
 # ---- the model may go on -------------------------------------------------------------------------------------------

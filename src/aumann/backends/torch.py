@@ -51,7 +51,8 @@ def inference(model):
     A foreign module is put in evaluation mode (a Keras model is told by `training=False`). The backward pass of a
     cudnn RNN refuses a module in evaluation mode, so cudnn is off while a model that holds one is explained.
     """
-    modules = list(model.modules()) if isinstance(model, torch.nn.Module) else []
+    parts = model._flatten_layers() if isinstance(model, keras.Layer) else [model]
+    modules = [m for part in parts if isinstance(part, torch.nn.Module) for m in part.modules()]
     flags = [m.training for m in modules]
     rnn = torch.cuda.is_available() and any(isinstance(m, torch.nn.RNNBase) for m in modules)
     random = torch.random.get_rng_state()
