@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory [nodes rows] [--quick] [--out folder]
 
-Each series is measured in a process of its own: on each backend, for aumann and for the bare loop over as many
-gradients. The inputs and the results themselves (once on the way, once in the explanation) are taken off. glibc lets
-the heap of any eager loop creep, so torch is measured twice: as it comes, and with large blocks given back at once
+Each number comes from a process of its own: on each backend, for aumann and for the bare loop over as many gradients.
+The inputs and the results themselves (once on the way, once in the explanation) are taken off. glibc lets the heap of
+any loop that allocates creep, so each is measured twice: as it comes, and with large blocks given back at once
 (MALLOC_MMAP_THRESHOLD_=1000000). Linux only: the peak is read from /proc.
 """
 
@@ -21,12 +21,12 @@ from benchmarks.floor import bare
 BATCH = 100
 # What grows: (rows, nodes) of each measurement; every one fills the batch.
 SERIES = {
-    "nodes": [(2, 50), (2, 200), (2, 800), (2, 2000)],
-    "rows": [(8, 20), (32, 20), (128, 20), (512, 20)],
+    "nodes": [(2, 50), (2, 400), (2, 2000)],
+    "rows": [(8, 20), (64, 20), (512, 20)],
 }
 QUICK = {"nodes": [(2, 50), (2, 100)], "rows": [(8, 20), (16, 20)]}
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
-SETTINGS = [("tensorflow", {}), ("jax", {}), ("torch", {}), ("torch", GIVE_BACK)]
+SETTINGS = [(backend, environment) for backend in record.BACKENDS for environment in ({}, GIVE_BACK)]
 L = keras.layers
 
 
@@ -45,23 +45,22 @@ def status(key):
         return next(int(line.split()[1]) / 1024 for line in file if line.startswith(key))
 
 
-def aumann_run(model):
-    """(rows, nodes) -> MB of inputs and results, after explaining."""
-    x = draw(max(rows for series in SERIES.values() for rows, _ in series))
+def aumann_run(model, rows, nodes):
+    """run() -> MB of inputs and results, after explaining."""
+    method, x = aumann.IntegratedGradients(model, rule=aumann.midpoint(nodes), batch_size=BATCH), draw(rows)
 
-    def run(rows, nodes):
-        method = aumann.IntegratedGradients(model, rule=aumann.midpoint(nodes), batch_size=BATCH)
-        e = method.explain(x[:rows], target=0)
+    def run():
+        e = method.explain(x, target=0)
         return (2 * e.values.nbytes + e.inputs.nbytes) / 2**20
 
     return run
 
 
-def bare_run(model):
-    """(rows, nodes) -> 0, after as many gradients as those take, a batch at a time."""
+def bare_run(model, rows, nodes):
+    """run() -> 0, after as many gradients as those take, a batch at a time."""
     gradient, x = bare(model, 0), keras.ops.convert_to_tensor(draw(BATCH))
 
-    def run(rows, nodes):
+    def run():
         for _ in range(rows * nodes // BATCH):
             gradient(x)
         return 0.0
@@ -69,41 +68,35 @@ def bare_run(model):
     return run
 
 
+RUNS = {"aumann": aumann_run, "bare": bare_run}
+
+
 def draw(rows):
     return np.random.default_rng(0).normal(size=(rows, 32, 32, 3)).astype("float32")
 
 
-def peaks(series, who):
-    """MB above the idle process, and MB of them that are inputs and results, at each size; the first one twice."""
-    run = {"aumann": aumann_run, "bare": bare_run}[who](network())
-    idle, found = status("VmRSS"), []
-    for rows, nodes in series[:1] + series:
-        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-            file.write("5")  # forget the peak so far
-        own = run(rows, nodes)
-        found.append((status("VmHWM") - idle, own))
-    return [max(found[:2]), *found[2:]]
+def peak(who, rows, nodes):
+    """MB above the idle process in the worse of two runs, and MB of them that are inputs and results."""
+    run = RUNS[who](network(), rows, nodes)
+    idle = status("VmRSS")
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # forget the peak so far
+    own = max(run() for _ in range(2))
+    return status("VmHWM") - idle, own
 
 
-def measure(what, backend, environment, who, quick):
-    """A row of the table, from a process of its own."""
-    done = record.python(
-        "benchmarks.memory", what, "--peaks", who, *["--quick"] * quick, backend=backend, **environment
-    )
-    about = {
-        "what": what,
-        "backend": backend,
-        "who": who,
-        "setting": " ".join(f"{k}={v}" for k, v in environment.items()),
-    }
-    if done.returncode:
-        return {**about, "reason": record.last_line(done.stderr)}
-    series, found = (QUICK if quick else SERIES)[what], json.loads(done.stdout.splitlines()[-1])
+def measure(what, series, backend, environment, who):
+    """A row of the table, each size in a process of its own."""
+    setting = " ".join(f"{key}={value}" for key, value in environment.items())
+    row = {"what": what, "backend": backend, "who": who, "setting": setting, "batch": BATCH, "sizes": series}
+    found = []
+    for rows, nodes in series:
+        done = record.python("benchmarks.memory", "--peak", who, rows, nodes, backend=backend, **environment)
+        if done.returncode:
+            return {**row, "reason": record.last_line(done.stderr)}
+        found.append(json.loads(done.stdout.splitlines()[-1]))
     held = [peak - own for peak, own in found]
-    return {
-        **about, "batch": BATCH, "sizes": series, "peaks": [p for p, _ in found], "own": [o for _, o in found],
-        "growth": held[-1] / held[0],
-    }  # fmt: skip
+    return {**row, "peaks": [p for p, _ in found], "own": [o for _, o in found], "growth": held[-1] / held[0]}
 
 
 def sentence(row):
@@ -120,20 +113,20 @@ def sentence(row):
 
 def main():
     parser = record.options(__doc__, SERIES)
-    parser.add_argument("--peaks", choices=["aumann", "bare"], help="only the peaks of one series, in this process")
+    parser.add_argument("--peak", nargs=3, metavar=("who", "rows", "nodes"), help="one peak, of this process")
     args = parser.parse_args()
-    names = record.known(parser, args.names, SERIES)
-    if args.peaks:
-        return print(json.dumps(peaks((QUICK if args.quick else SERIES)[names[0]], args.peaks)))
+    if args.peak:
+        who, rows, nodes = args.peak
+        return print(json.dumps(peak(who, int(rows), int(nodes))))
     if not sys.platform.startswith("linux"):
         return print("not measured: the peak is read from /proc, which only Linux has")
-    rows = []
-    for what in names:
+    found = []
+    for what in record.known(parser, args.names, SERIES):
         for backend, environment in SETTINGS:
-            for who in ("aumann", "bare"):
-                rows.append(measure(what, backend, environment, who, args.quick))
-                print(sentence(rows[-1]), flush=True)
-    record.save(rows, args.out, "memory")
+            for who in RUNS:
+                found.append(measure(what, (QUICK if args.quick else SERIES)[what], backend, environment, who))
+                print(sentence(found[-1]), flush=True)
+    record.save(found, args.out, "memory")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import contextlib
 import gc
 import importlib
 import os
+import random
 
 import keras
 import numpy as np
@@ -143,7 +144,8 @@ def snapshot(model):
 
 def random_states():
     """States of the random generators that belong to the user."""
-    states = {"numpy": np.random.get_state()[1].tobytes(), "keras": host(keras.random.normal((2,), seed=1)).tobytes()}
+    _, keys, place, *_ = np.random.get_state()
+    states = {"numpy": (keys.tobytes(), place), "python": random.getstate()}
     seeds = keras.src.backend.common.global_state.get_global_attribute("global_seed_generator")
     if seeds is not None:
         states["seed generator"] = host(seeds.state.value).tobytes()
@@ -158,14 +160,14 @@ def random_states():
 @contextlib.contextmanager
 def unchanged(model):
     """Fails unless the block leaves the model and the random generators as they were."""
-    before, random = snapshot(model), random_states()
+    before, states = snapshot(model), random_states()
     yield
     after = snapshot(model)
     for (name, was), (_, now) in zip(before[0], after[0], strict=True):
         changed = {k for k in was.keys() | now.keys() if was.get(k) != now.get(k)}
         assert not changed, f"attributes of {name} changed: {changed}"
     assert after[1] == before[1]
-    assert random_states() == random
+    assert random_states() == states
 
 
 @contextlib.contextmanager

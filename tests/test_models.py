@@ -503,6 +503,7 @@ def test_every_container_of_numbers_gives_the_same_values(classifier, explainer,
     expected = explainer.explain(x, target=1)
     frame = pd.DataFrame(x, columns=["length", "width", "height", "depth"])
     for container in (
+        frame.convert_dtypes(),
         ops.convert_to_tensor(x),
         x.astype("float64"),
         x.tolist(),
@@ -514,6 +515,10 @@ def test_every_container_of_numbers_gives_the_same_values(classifier, explainer,
         close(e.values, expected.values)
         close(e.inputs, x)
     assert explainer.explain(frame, target=1).names["features"] == list(frame.columns)
+    frame = frame.convert_dtypes()
+    frame.iloc[1, 2] = pd.NA
+    with pytest.raises(ValueError, match=r"NaN.*rows \[1\]"):
+        explainer.explain(frame, target=1)
     assert "features" not in expected.names
 
 
@@ -665,3 +670,50 @@ def test_memory_and_results_do_not_depend_on_how_rows_were_chosen(explainer, x):
     """Rows in another order, or twice, carry their values along."""
     order = np.array([3, 1, 1, 0, 4])
     close(explainer.explain(x[order], target=1).values, explainer.explain(x, target=1).values[order])
+
+
+# ---- the helpers of these tests can fail ---------------------------------------------------------------------------
+
+
+def test_close_tells_apart_what_differs():
+    close([np.ones(3)], [np.ones(3) + 1e-7])
+    for wrong in ([np.ones(3) + 1e-3], [np.ones(4)], [np.full(3, np.nan)], [np.ones(3)] * 2):
+        with pytest.raises((AssertionError, ValueError)):
+            close(wrong, [np.ones(3)])
+    with pytest.raises(AssertionError):
+        close([np.ones(3) + 1e-10], [np.ones(3)], "float64")
+
+
+def test_the_formula_knows_a_cube():
+    """∫ 3 γ² dt (x - x') = x³ - x'³, exact at two nodes."""
+    x = normal(3, 2)
+    values, prediction, base_value = formula(lambda p: ops.sum(p[0] ** 3, axis=1), [x], [0.5], aumann.gauss_legendre(2))
+    close(values[0], x**3 - 0.125)
+    close(prediction, (x**3).sum(1))
+    close(base_value, np.full(3, 0.25))
+
+
+def test_unchanged_notices_what_changes(x):
+    model = mlp()
+    forward(model, x)
+
+    def weight():
+        model.layers[0].bias.assign(model.layers[0].bias + 1e-3)
+
+    def attribute():
+        vars(model.layers[-1])["call"] = model.layers[-1].call
+
+    def activation():
+        model.layers[-1].activation = keras.activations.linear
+
+    def draw():
+        np.random.random()
+
+    def trainable():
+        model.layers[0].kernel.trainable = False
+
+    for change in (weight, attribute, activation, draw, trainable):
+        with pytest.raises(AssertionError), unchanged(model):
+            change()
+    with unchanged(model):
+        forward(model, x)

@@ -17,7 +17,11 @@ def to_array(x, what):
     """
     features = None
     if hasattr(x, "columns") and hasattr(x, "to_numpy"):
-        features, x = [str(c) for c in x.columns], x.to_numpy()
+        features, types = [str(c) for c in x.columns], list(x.dtypes)
+        nullable = all(getattr(t, "kind", "O") in "biuf" for t in types) and not all(
+            isinstance(t, np.dtype) for t in types
+        )
+        x = x.to_numpy(**({"dtype": np.float64, "na_value": np.nan} if nullable else {}))
     elif backends.active().owns(x):
         x = backends.active().host(x)
     elif hasattr(x, "detach"):

@@ -75,7 +75,7 @@ def owns(x):
 
 def in_flight():
     """Throughput is flat from 128 rows of a LeNet and 4 of MobileNetV2 on; more only takes memory."""
-    return 1 << (28 if tf.config.list_logical_devices("GPU") else 27), 4096
+    return 1 << (28 if tf.config.list_logical_devices("GPU") else 27), 8192
 
 
 def describe():

@@ -73,7 +73,7 @@ def make_step(gradients, path):
             fit = (-1, width) + (1,) * len(row)
             point, velocity = path(start, ops.expand_dims(end, 1), ops.reshape(t, fit))
             points.append(ops.reshape(point, (-1, *row)))
-            slopes.append(ops.reshape(w, fit) * velocity)
+            slopes.append((ops.reshape(w, fit), velocity))
         spread = [ops.repeat(s, width, axis=0) for s in side]
         slices = gradients(points, spread, ops.repeat(index[0], width, axis=0))
         return [
@@ -87,7 +87,13 @@ def make_step(gradients, path):
 def _weigh(columns, slope, width):
     """Σ over the points of a row, for each target: (S, targets, *row)."""
     row = tuple(columns[0].shape[1:])
-    return ops.stack([ops.sum(slope * ops.reshape(g, (-1, width, *row)), axis=1) for g in columns], axis=1)
+    w, velocity = slope
+    columns = [ops.reshape(g, (-1, width, *row)) for g in columns]
+    if velocity.shape[1] == 1:  # a straight path from one baseline: its velocity stands before the sum
+        totals = [ops.sum(w * g, axis=1) * velocity[:, 0] for g in columns]
+    else:
+        totals = [ops.sum(w * velocity * g, axis=1) for g in columns]
+    return ops.stack(totals, axis=1)
 
 
 @dataclass(frozen=True, eq=False)
