@@ -28,8 +28,14 @@ def pytest_configure(config):
     asked = os.environ.get("KERAS_BACKEND", BACKEND)
     if asked != BACKEND:
         raise pytest.UsageError(f"KERAS_BACKEND asks for {asked}, and Keras runs on {BACKEND}.")
+    framework = importlib.import_module(BACKEND)
     if BACKEND == "jax":  # a test compiles each model for microseconds of work: unoptimised takes half the time
-        importlib.import_module("jax").config.update("jax_disable_most_optimizations", True)
+        framework.config.update("jax_disable_most_optimizations", True)
+        framework.config.update("jax_default_matmul_precision", "highest")
+    elif BACKEND == "torch":  # exactness is tested, so no TF32 on a GPU
+        framework.backends.cudnn.allow_tf32 = False
+    else:
+        framework.config.experimental.enable_tensor_float_32_execution(False)
     config.addinivalue_line("filterwarnings", "error::aumann.CompletenessWarning")
     config.addinivalue_line("filterwarnings", r"error:::aumann(\..*)?")
 
@@ -89,12 +95,10 @@ def value_and_slope(fn, points):
         return np.asarray(values), [np.asarray(g) for g in slopes]
     import torch
 
-    points = [torch.from_numpy(p.copy()).requires_grad_() for p in points]
+    points = [keras.ops.convert_to_tensor(p.copy()).requires_grad_() for p in points]
     values = fn(points)
     found = torch.autograd.grad(values.sum(), points, allow_unused=True)
-    return values.detach().numpy(), [
-        np.zeros(p.shape) if g is None else g.numpy() for p, g in zip(points, found, strict=True)
-    ]
+    return host(values), [np.zeros(p.shape) if g is None else host(g) for p, g in zip(points, found, strict=True)]
 
 
 def formula(fn, ends, starts, rule):
@@ -135,7 +139,7 @@ def snapshot(model):
     if isinstance(model, keras.Layer):
         values = [(v.path, host(v.value).tobytes(), str(v.dtype), v.trainable) for v in model.variables]
     elif hasattr(model, "state_dict"):
-        values = [(k, v.numpy().tobytes()) for k, v in model.state_dict().items()]
+        values = [(k, host(v).tobytes()) for k, v in model.state_dict().items()]
         values += [(k, p.requires_grad, p.grad is None) for k, p in model.named_parameters()]
     else:
         values = []

@@ -343,14 +343,14 @@ def jax_functions():
 def torch_functions():
     import torch
 
-    w = torch.nn.Parameter(torch.from_numpy(normal(4, 3, seed=8)))
+    w = torch.nn.Parameter(ops.convert_to_tensor(normal(4, 3, seed=8)))
 
     def plain(x):
         return torch.tanh(x @ w) ** 2
 
     return {
         "plain": plain,
-        "sequential": torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.GELU(), torch.nn.Linear(5, 3)),
+        "sequential": torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.GELU(), torch.nn.Linear(5, 3)).to(w.device),
     }
 
 
@@ -396,14 +396,14 @@ def test_a_torch_module_in_training_mode_is_explained_in_evaluation_mode_and_lef
             super().__init__()
             self.lstm = torch.nn.LSTM(2, 3, batch_first=True, dropout=0.4, num_layers=2)
             self.drop, self.norm, self.out = torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2)
-            self.double()
+            self.to(ops.zeros(()).device, torch.float64)
 
         def forward(self, x):
             return self.out(self.norm(self.drop(self.lstm(x)[0][:, -1])))
 
     torch.manual_seed(1)
     module = Module()
-    module(torch.randn(16, 5, 2, dtype=torch.float64) * 2 + 1)  # moving statistics that matter
+    module(ops.convert_to_tensor(normal(16, 5, 2, dtype="float64")) * 2 + 1)  # moving statistics that matter
     module.norm.eval()  # one flag that differs from the rest
     still = copy.deepcopy(module).eval()
     x = normal(3, 5, 2, dtype="float64")
@@ -423,7 +423,7 @@ def test_a_torch_module_within_a_keras_model_is_left_in_training_mode():
     wrapped = keras.layers.TorchModuleWrapper(module)
     model = keras.Sequential([layers.Input((4,)), wrapped, layers.Dense(2)])
     module.train()
-    module(torch.randn(16, 4) + 2)
+    module(ops.convert_to_tensor(normal(16, 4)) + 2)
     x = normal(3, 4)
     with unchanged(module):
         e = aumann.IntegratedGradients(model, rule=RULE).explain(x, target=1)
@@ -433,6 +433,18 @@ def test_a_torch_module_within_a_keras_model_is_left_in_training_mode():
 
 
 # ---- the model may go on -------------------------------------------------------------------------------------------
+
+
+def test_further_training_of_an_embedding_is_seen_at_the_logits():
+    embedding, dense = layers.Embedding(5, 2), layers.Dense(3, activation="softmax")
+    model = scatter(keras.Sequential([layers.Input((3,), dtype="int32"), embedding, layers.Flatten(), dense]))
+    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+    explainer, ids = aumann.IntegratedGradients(model, output="logits", rule=RULE), np.array([[0, 1, 4], [2, 2, 3]])
+    before = explainer.explain(ids, 1)
+    model.fit(ids, np.array([2, 0]), epochs=2, verbose=0)
+    after = explainer.explain(ids, 1)
+    close(after.values, host(embedding.embeddings)[ids] * host(dense.kernel)[:, 1].reshape(3, 2))
+    assert np.abs(after.values - before.values).max() > 1e-3
 
 
 @pytest.mark.parametrize("wrap", ["model", "function around a model"])

@@ -136,6 +136,16 @@ def test_the_names_that_a_functional_model_gave_its_outputs():
     close(aumann.IntegratedGradients(model, output="left", rule=RULE).explain(X, 1).values, X * w["left"][:, 1])
 
 
+def test_a_dict_of_outputs_keeps_the_order_of_the_model():
+    x = layers.Input((FEATURES,))
+    z, a = layers.Dense(2), layers.Dense(3)
+    model = scatter(keras.Model(x, {"z": z(x), "a": a(x)}))
+    e = aumann.IntegratedGradients(model, rule=RULE).explain(X, [(0, 1), (1, 2), ("z", 0)])
+    close(e.values, np.stack([X * host(z.kernel)[:, 1], X * host(a.kernel)[:, 2], X * host(z.kernel)[:, 0]], 1))
+    assert e.names["outputs"] == ["z", "a"] and e.names["targets"] == ["z[1]", "a[2]", "z[0]"]
+    close(aumann.IntegratedGradients(model, output=1, rule=RULE).explain(X, 2).values, e.values[:, 1])
+
+
 # ---- several targets -----------------------------------------------------------------------------------------------
 
 

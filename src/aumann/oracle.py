@@ -357,7 +357,9 @@ class Oracle:
         if ops.is_tensor(structure) or not isinstance(structure, (list, tuple, dict)):
             flat = [("output", structure)]
         elif isinstance(structure, dict):
-            flat = [(str(k), v) for k, v in structure.items()]
+            declared = getattr(self.model, "_outputs_struct", None)  # its order: Keras sorts the names on torch
+            keys = declared if isinstance(declared, dict) and declared.keys() == structure.keys() else structure
+            flat = [(str(k), structure[k]) for k in keys]
         else:
             declared = getattr(self.model, "output_names", None) or []
             names = declared if len(declared) == len(structure) else [f"output_{i}" for i in range(len(structure))]
