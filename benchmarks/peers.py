@@ -2,10 +2,10 @@
 
     KERAS_BACKEND=torch python -m benchmarks.peers [mlp digits_cnn mobilenet qlknn …] [--quick] [--out folder]
 
-Each peer is used as its documentation shows and gets its best batch size out of a few; the contestants then run in
-turn, round after round, and each round gives a ratio peer ÷ aumann. Where a peer's user writes the gradient or the
-prediction, it is compiled (tf.function, jax.jit). aumann has its default batch size. A peer that cannot take a case is
-named with the reason. shap has a process of its own, with aumann beside it.
+Each peer is used as its documentation shows and gets its best batch size out of the few that time allows; the
+contestants then run in turn, round after round, and each round gives a ratio peer ÷ aumann. Where a peer's user
+writes the gradient or the prediction, it is compiled (tf.function, jax.jit). aumann has its default batch size. A peer
+that cannot take a case is named with the reason. shap has a process of its own, with aumann beside it.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ from benchmarks.floor import bare
 from benchmarks.real import cases as zoo
 
 NODES = 50
-SECONDS = 45  # of racing for a case, which sets the number of rounds between
+SECONDS = 20  # of trying batch sizes for a peer, and of racing for a case, which sets the number of rounds between
 ROUNDS = 3, 15
 FAR = 5  # a peer this many times slower than the fastest runs in one round only
-NETWORKS = {"mlp": (networks.mlp, 2000), "digits_cnn": (networks.digits_cnn, 200), "mobilenet": (networks.mobilenet, 4)}
+NETWORKS = {"mlp": (networks.mlp, 2000), "digits_cnn": (networks.digits_cnn, 200), "mobilenet": (networks.mobilenet, 2)}
 CASES = [*NETWORKS, *zoo.CASES]
 QUICK = ["mlp", "digits_cnn", "qlknn", "acdc_seq"]
 
@@ -230,10 +230,9 @@ PEERS = {
 
 
 def sizes(peer, auto, points, nodes):
-    """Batch sizes to try: about the one that aumann chooses, no larger than the job and than the memory allows."""
+    """Batch sizes to try: the one that aumann chooses and those about it, as the job and the memory allow."""
     largest = min(nodes if peer.by_row else points, most(auto))
-    tried = {max(1, min(s, largest)) for s in (auto // 4, auto, 4 * auto, 16 * auto)}
-    return sorted(tried)
+    return list(dict.fromkeys(max(1, min(s, largest)) for s in (auto, 4 * auto, auto // 4, 16 * auto)))
 
 
 def most(auto):
@@ -268,8 +267,11 @@ def enter(run, size):
 
 def entries(case, name, nodes, auto, points):
     """{contestant: its entry} of a peer, at its best batch size and, for some, at its default."""
-    peer = PEERS[name]
-    tried = [enter(peer.run(case, nodes, size), size) for size in sizes(peer, auto, points, nodes)]
+    peer, tried, end = PEERS[name], [], time.perf_counter() + SECONDS
+    for size in sizes(peer, auto, points, nodes):
+        tried.append(enter(peer.run(case, nodes, size), size))
+        if time.perf_counter() > end:
+            break
     found = {name: min(tried, key=lambda entry: entry.trial)}
     if peer.default and points <= most(auto):
         found[f"{name} (default)"] = enter(peer.run(case, nodes, None), "default")

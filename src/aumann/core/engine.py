@@ -134,11 +134,14 @@ def integrate(step, work, batch_size, dynamic, host, progress=None):
     packing = pack(work.points, batch_size)
     chunks = list(_chunks(work, packing))
     results = [np.empty((work.rows, targets, *shape), work.dtype) for shape in work.shapes]
-    waiting = None
+    waiting, width = None, None
     for rows, count in groups(work.rows, packing.rows, dynamic):
         ends, side = work.load(rows)
-        index = [_take(work.index, rows, "int32")]
-        sums = [ops.zeros((len(rows), targets, *shape), work.dtype) for shape in work.shapes]
+        if len(rows) != width or len(work.index) > 1:  # most batches share these
+            width = len(rows)
+            index = [_take(work.index, rows, "int32")]
+            blank = [ops.zeros((width, targets, *shape), work.dtype) for shape in work.shapes]
+        sums = blank
         for chunk in chunks:
             sums = step(sums, ends, chunk.starts(rows), chunk.nodes(rows), side, index)
             if progress:
