@@ -229,20 +229,20 @@ PEERS = {
 # ---- the contest -------------------------------------------------------------------------------------------------
 
 
-def sizes(peer, auto, points, nodes):
+def sizes(peer, auto, points, nodes, most):
     """Batch sizes to try: the one that aumann chooses and those about it, as the job and the memory allow."""
-    largest = min(nodes if peer.by_row else points, most(auto))
+    largest = min(nodes if peer.by_row else points, most)
     return list(dict.fromkeys(max(1, min(s, largest)) for s in (auto, 4 * auto, auto // 4, 16 * auto)))
 
 
-def most(auto):
+def most(width):
     """Model rows whose activations, kept for the way back, take half of the free memory.
 
-    aumann chooses a batch size at which the outputs of all layers take 64 MB; a gradient may keep three times that.
+    A gradient may keep three times the `width` numbers that the layers make of a row.
     """
     with open("/proc/meminfo", encoding="ascii") as file:
         free = next(1024 * int(line.split()[1]) for line in file if line.startswith("MemAvailable"))
-    return int(auto * free / 2 / (3 * 64 * 2**20))
+    return max(1, free // 2 // (3 * 4 * width))
 
 
 class Entry(NamedTuple):
@@ -265,15 +265,15 @@ def enter(run, size):
     return Entry(run, size, keras.tree.flatten(values), seconds)
 
 
-def entries(case, name, nodes, auto, points):
+def entries(case, name, nodes, auto, points, most):
     """{contestant: its entry} of a peer, at its best batch size and, for some, at its default."""
     peer, tried, end = PEERS[name], [], time.perf_counter() + SECONDS
-    for size in sizes(peer, auto, points, nodes):
+    for size in sizes(peer, auto, points, nodes, most):
         tried.append(enter(peer.run(case, nodes, size), size))
         if time.perf_counter() > end:
             break
     found = {name: min(tried, key=lambda entry: entry.trial)}
-    if peer.default and points <= most(auto):
+    if peer.default and points <= most:
         found[f"{name} (default)"] = enter(peer.run(case, nodes, None), "default")
     return found
 
@@ -287,11 +287,12 @@ def contest(case, names, nodes, seconds):
 
     e = explain()
     mine = enter(lambda: explain().values, e.provenance["batch_size"])
+    largest = most(next(iter(method._oracles.values())).width)
     found, rows = {}, []
     for name in names:
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                found |= entries(case, name, nodes, mine.size, len(e.prediction) * nodes)
+                found |= entries(case, name, nodes, mine.size, len(e.prediction) * nodes, largest)
         except Exception as error:
             rows.append(row(case, nodes, e, name, ours=mine.trial, reason=reason(error)))
     fastest = min(entry.trial for entry in [mine, *found.values()])

@@ -5,7 +5,7 @@ explanation = ig.explain(inputs, target="predicted", baseline=0.0)
 """
 
 from aumann.core import baselines
-from aumann.core.rules import Rule, clenshaw_curtis, gauss_legendre, left, midpoint, right, trapezoid
+from aumann.core.rules import Rule, clenshaw_curtis, gauss_legendre, left, midpoint, right, secant, trapezoid
 from aumann.explanation import Explanation, load
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "load",
     "midpoint",
     "right",
+    "secant",
     "trapezoid",
 ]
 

@@ -13,7 +13,7 @@ from aumann import backends
 from aumann import inputs as arrays
 from aumann.core import baselines, engine, targets
 from aumann.core.paths import straight
-from aumann.core.rules import Rule, gauss_legendre
+from aumann.core.rules import Rule, gauss_legendre, secant
 from aumann.explanation import Explanation
 from aumann.oracle import Oracle, embeddings, no_embedding, operations
 from aumann.progress import reporter
@@ -113,6 +113,7 @@ class _Run:
     def __init__(self, method, oracle, structure, leaves, rows, target, baseline, progress):
         self.method, self.oracle, self.structure, self.leaves, self.rows = method, oracle, structure, leaves, rows
         self.target, self.progress = target, progress
+        self.rule = method.rule.middles() if method.rule.cells and oracle.opaque else method.rule
         self.arrays = [leaf.array for leaf in leaves]
         self.batch_size = _batch_size(method.batch_size, oracle)
         self.functions = targets.callables(target)
@@ -130,8 +131,8 @@ class _Run:
                 "Expected finite predictions at the baseline, received NaN or infinity from the model for the "
                 f"baselines of rows {arrays.brief(bad)}. Choose a baseline= where the model is defined."
             )
-        work = engine.Work(self.rows, self._load, self.starts, index, method.rule, o.shapes, o.dtype)
-        step = o.compiled("step", self.functions, method.path, len(self.columns))
+        work = engine.Work(self.rows, self._load, self.starts, index, self.rule, o.shapes, o.dtype)
+        step = o.compiled("step", self.functions, method.path, len(self.columns), self.rule.cells)
         with reporter(self.progress, self.rows * work.points) as advance:
             found = engine.integrate(step, work, self.batch_size, o.backend.DYNAMIC, o.backend.host, advance)
         total = sum(v.sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in found)
@@ -244,7 +245,7 @@ class _Run:
         row = int(change.argmax())
         one = lambda a: a[row : row + 1] if len(a) > 1 else a  # noqa: E731
         o, starts = self.oracle, baselines.Starts([one(p) for p in self.starts.points], one(self.starts.weights))
-        fine = gauss_legendre(256)
+        fine = secant(256) if self.rule.cells else gauss_legendre(256)
         work = engine.Work(1, lambda rows: self._load(rows + row), starts, one(index), fine, o.shapes, o.dtype)
         found = engine.integrate(step, work, self.batch_size, o.backend.DYNAMIC, o.backend.host)
         if not any(v.any() for v in found):
@@ -371,7 +372,7 @@ class _Run:
         read = {o.names[r.leaf]: r.layer.name for r in o.readings}
         return {
             "method": type(self.method).__name__,
-            "rule": self.method.rule.name,
+            "rule": self.rule.name,
             "output": self.method.output if self.method.output is None else str(self.method.output),
             **({"explained": "before the final softmax or sigmoid"} if o.hidden else {}),
             **({"layers": read} if read else {}),
@@ -424,11 +425,10 @@ def _find_layers(model, layer):
 
 
 def _batch_size(batch_size, oracle):
-    """Rows per call: "auto" holds as many activations as the backend likes to have in flight."""
+    """Rows per call: "auto" is what the backend likes for as many activations."""
     if batch_size != "auto":
         return int(batch_size)
-    activations, rows = oracle.backend.in_flight()
-    return int(np.clip(activations // max(1, oracle.width), 1, rows))
+    return max(1, oracle.backend.rows_in_flight(max(1, oracle.width)))
 
 
 def _refuse_integer_outputs(columns, oracle):

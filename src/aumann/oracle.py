@@ -17,6 +17,7 @@ from aumann.core import engine
 from aumann.core.baselines import FIXED
 from aumann.core.targets import Output
 from aumann.intercept import intercepted
+from aumann.units import handlers as units_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,9 +148,10 @@ class Oracle:
 
         return leaves, {(r.layer, "call"): replace(r.layer) for r in self.readings}
 
-    def flat(self, points, side, functions=()):
+    def flat(self, points, side, functions=(), units=None):
         """All outputs of a row end to end, then one position for each function: (rows, positions)."""
-        return self._vector(self._call(*self._join(points, side)), functions)
+        leaves, handlers = self._join(points, side)
+        return self._vector(self._call(leaves, handlers | (units or {})), functions)
 
     def _vector(self, structure, functions):
         vectors = [ops.reshape(ops.cast(x, self.dtype), (len_of(x), -1)) for _, x in self._chosen(structure)]
@@ -170,15 +172,20 @@ class Oracle:
             vectors.append(ops.expand_dims(ops.cast(value, self.dtype), 1))
         return vectors[0] if len(vectors) == 1 else ops.concatenate(vectors, axis=1)
 
-    def gradients(self, points, side, index, functions=()):
-        """For each point, a list over targets of ∂F/∂point, or None where F does not depend on it."""
+    def gradients(self, points, side, index, functions=(), cells=False):
+        """For each point, a list over targets of ∂F/∂point, or None where F does not depend on it.
+
+        With `cells`, the mean over the cell from each row to the next one, by secants (`core/secant.py`).
+        """
         if hasattr(self.model, "pull"):
             return self._pull(points, side, index, functions)
 
-        def values(points):
-            return ops.take_along_axis(self.flat(points, side, functions), index, axis=1)
+        units = units_of(operations(self.model), len_of(points[0]), self.backend.operate) if cells else {}
 
-        _, columns = self.backend.gradients(values, points)
+        def values(points):
+            return ops.take_along_axis(self.flat(points, side, functions, units), index, axis=1)
+
+        _, columns = (self.backend.secants if cells else self.backend.gradients)(values, points)
         if all(g is None for column in columns for g in column):
             for i in self.moving:
                 if self.kinds[i] in "iu":
@@ -208,16 +215,16 @@ class Oracle:
 
     # ---- what is compiled --------------------------------------------------------------------------------------
 
-    def compiled(self, what, functions, path=None, targets=1):
-        """ "flat", "read" or "step" (for a number of targets), compiled once."""
-        key = what, tuple(functions), path, targets
+    def compiled(self, what, functions, path=None, targets=1, cells=False):
+        """ "flat", "read" or "step" (for a number of targets, over nodes or cells), compiled once."""
+        key = what, tuple(functions), path, targets, cells
         if key not in self._compiled:
             if what == "flat":
                 fn = lambda points, side: self.flat(points, side, functions)  # noqa: E731
             elif what == "read":
                 fn = self._read
             else:
-                fn = engine.make_step(lambda p, s, i: self.gradients(p, s, i, functions), path)
+                fn = engine.make_step(lambda p, s, i: self.gradients(p, s, i, functions, cells), path)
             whole = hasattr(self.model, "pull")
             self._compiled[key] = fn if whole else self.backend.compile(fn, self.variables)
         return self._compiled[key]
@@ -234,6 +241,11 @@ class Oracle:
         if self.readings:
             ends += self.compiled("read", ())(fed)
         return ends, [fed[i] for i in self.held]
+
+    @property
+    def opaque(self):
+        """Whether the model is compiled by others, so that its operations cannot be seen."""
+        return hasattr(self.model, "pull") or hasattr(self.model, "python_function")
 
     # ---- looking at the model once -----------------------------------------------------------------------------
 

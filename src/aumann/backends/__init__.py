@@ -6,11 +6,13 @@ Each offers the same handful of functions:
     compile(fn, variables)            fn of lists of tensors, compiled; Keras variables are read, never written
     trace(fn, *arrays)                run fn, on shapes alone where the framework can -> the Keras variables it read
     gradients(fn, points)             fn(points) -> (rows, k) and, for each point and column, d Σ column / d point
+    secants(fn, points)               the same over the cell from each row to the next one, by finite differences
+    operate(call, xs, rule, rows)     call(*xs), as one operation to secants(), with a rule of core/secant.py
     inference(model)                  a context in which the model neither trains nor remembers
     host(array)                       a tensor of the framework as a NumPy array
     owns(x)                           whether x is a tensor of the framework
     widest()                          the widest float it computes in as it is configured
-    in_flight()                       (activations, rows) that one call should hold at most, for the size of a batch
+    rows_in_flight(width)             rows per call that suit a model whose forward makes `width` numbers of a row
     describe()                        versions and device, for the provenance
 
 `active()` is the one for the backend that Keras chose when it was imported.

@@ -6,7 +6,8 @@ import jax
 import keras
 import numpy as np
 
-from aumann.backends import Reads
+from aumann.backends import Reads, jax_secants
+from aumann.backends.jax_secants import operate as operate
 
 DYNAMIC = False
 
@@ -42,6 +43,10 @@ def gradients(fn, points):
     return values, [list(row) for row in zip(*columns, strict=True)]
 
 
+def secants(fn, points):
+    return gradients(jax_secants.secants(fn, len(points[0])), points)
+
+
 @contextlib.contextmanager
 def inference(model):
     """Nothing to hold: JAX functions are pure."""
@@ -60,9 +65,9 @@ def owns(x):
     return isinstance(x, jax.Array)
 
 
-def in_flight():
+def rows_in_flight(width):
     """XLA on CPU is fastest with 16 to 64 rows of a LeNet and one of MobileNetV2."""
-    return (1 << 20, 4096) if jax.default_backend() == "cpu" else (1 << 28, 4096)
+    return min((1 << 20 if jax.default_backend() == "cpu" else 1 << 28) // width, 4096)
 
 
 def describe():

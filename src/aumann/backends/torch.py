@@ -6,6 +6,8 @@ import keras
 import torch
 
 from aumann.backends import Reads
+from aumann.backends.torch_secants import Secants
+from aumann.backends.torch_secants import operate as operate
 
 DYNAMIC = True
 
@@ -44,6 +46,14 @@ def gradients(fn, points):
     return values.detach(), [list(row) for row in zip(*columns, strict=True)]
 
 
+def secants(fn, points):
+    def over_cells(points):
+        with Secants(len(points[0])):
+            return fn(points)
+
+    return gradients(over_cells, points)
+
+
 @contextlib.contextmanager
 def inference(model):
     """Training flags, the random state and the cudnn switch are put back as they were.
@@ -80,9 +90,11 @@ def owns(x):
     return isinstance(x, torch.Tensor)
 
 
-def in_flight():
-    """Eager CPU throughput is best at about 500 rows of a LeNet and 8 of EfficientNet-Lite0."""
-    return (1 << 28, 4096) if keras.ops.zeros(()).device.type == "cuda" else (1 << 27, 1024)
+def rows_in_flight(width):
+    """On CPU 8192 rows of a small MLP are fastest, 500 of a LeNet, 10 of MobileNetV2; on a GPU, what it may hold."""
+    if keras.ops.zeros(()).device.type == "cuda":
+        return min((1 << 28) // width, 4096)
+    return int(min((1 << 28) / width, (1 << 16) / width**0.5, 8192))
 
 
 def describe():

@@ -27,16 +27,23 @@ class Packing:
     chunks: int
 
 
-def pack(points, batch_size):
+def pack(points, batch_size, overlap=0):
     """The packing of rows with `points` path points each.
 
     Points that do not fit are cut into chunks of one width, that between half and all of batch_size which leaves the
-    fewest idle places in the last chunk.
+    fewest idle places in the last chunk. A chunk of cells begins with the point that the last one ended with, an
+    `overlap` of one; it holds two points at least.
     """
-    widest = min(points, batch_size)
-    widths = range(widest, max(1, widest // 2) - 1, -1) if points > batch_size else [points]
-    width = min(widths, key=lambda width: -(-points // width) * width)
-    return Packing(max(1, batch_size // width) if points <= batch_size else 1, width, -(-points // width))
+    batch_size = max(batch_size, 1 + overlap)
+    if points <= batch_size:
+        return Packing(batch_size // points, points, 1)
+
+    def chunks(width):
+        return -(-(points - overlap) // (width - overlap))
+
+    widths = range(batch_size, max(1 + overlap, batch_size // 2) - 1, -1)
+    width = min(widths, key=lambda width: chunks(width) * width)
+    return Packing(1, width, chunks(width))
 
 
 def groups(rows, size, dynamic):
@@ -131,7 +138,7 @@ def integrate(step, work, batch_size, dynamic, host, progress=None):
         for each point an array (n, targets, *row).
     """
     targets = work.index.shape[1]
-    packing = pack(work.points, batch_size)
+    packing = pack(work.points, batch_size, int(work.rule.cells))
     chunks = list(_chunks(work, packing))
     results = [np.empty((work.rows, targets, *shape), work.dtype) for shape in work.shapes]
     waiting, width = None, None
@@ -160,15 +167,20 @@ def _store(results, rows, sums, host):
 
 def _chunks(work, packing):
     """The path points of a row, cut into chunks of one width; the last is filled up with points of weight zero."""
-    m, n = work.starts.count, len(work.rule)
+    m, n, overlap = work.starts.count, len(work.rule), int(work.rule.cells)
     t = np.tile(work.rule.nodes, m)
     w = np.repeat(work.starts.weights, n, axis=1) * np.tile(work.rule.weights, m)
     which = np.repeat(np.arange(m), n)
-    fill = packing.chunks * packing.points - len(t)
+    step = packing.points - overlap
+    fill = packing.chunks * step + overlap - len(t)
     t, w, which = np.pad(t, (0, fill), "edge"), np.pad(w, ((0, 0), (0, fill))), np.pad(which, (0, fill), "edge")
-    for first in range(0, len(t), packing.points):
+    for first in range(0, packing.chunks * step, step):
         cut = slice(first, first + packing.points)
-        yield _Chunk(work, t[cut], w[:, cut], which[cut], min(packing.points, m * n - first))
+        weights = w[:, cut]
+        if overlap:  # the last point is where the next chunk begins, and its cell with it
+            weights = np.concatenate([weights[:, :-1], np.zeros_like(weights[:, :1])], axis=1)
+        seen = first + overlap if first else 0
+        yield _Chunk(work, t[cut], weights, which[cut], min(first + packing.points, m * n) - seen)
 
 
 class _Chunk:

@@ -1,0 +1,203 @@
+"""Secants on TensorFlow: a graph whose operations are told, one by one, to carry cotangents back over cells.
+
+The graph is the caller's own, so nothing of it is seen elsewhere or has to be undone. A gradient looked up in the name
+that an operation carries is how TensorFlow differentiates graphs, loop bodies included. Operations that are made again
+at the middle of a cell cost nothing where their derivative does not look at what they return: they are pruned.
+"""
+
+import threading
+
+import tensorflow as tf
+from tensorflow.core.framework import attr_value_pb2
+from tensorflow.python.framework import ops as graphs
+
+from aumann.core import secant
+
+NAME = "AumannSecant"
+SMOOTH = set(
+    "Exp Log Log1p Expm1 Tanh Sigmoid Softplus Softsign Erf Erfc Sqrt Rsqrt Square Pow Reciprocal Inv Sin Cos Tan Sinh "
+    "Cosh Asinh Acosh Atanh Asin Acos Atan".split()
+)
+# Operations that are affine in whatever moves: differentiated as ever.
+AFFINE = set(
+    "Add AddV2 AddN Sub BiasAdd Neg Identity IdentityN Cast Reshape Transpose Pad PadV2 MirrorPad ConcatV2 Split SplitV "
+    "Sum Mean Squeeze ExpandDims StridedSlice Slice GatherV2 GatherNd Pack Unpack AvgPool AvgPool3D Tile BroadcastTo "
+    "SpaceToBatchND BatchToSpaceND DepthToSpace SpaceToDepth ReverseV2 Cumsum ResizeBilinear ResizeNearestNeighbor Fill "
+    "MatrixDiagPartV3 Roll ZerosLike OnesLike Shape Real Imag Snapshot EnsureShape StopGradient".split()
+)
+# Operations that are affine as long as one operand moves.
+PRODUCTS = set(
+    "Mul MatMul BatchMatMul BatchMatMulV2 Einsum Conv2D Conv3D DepthwiseConv2dNative Conv2DBackpropInput "
+    "Conv3DBackpropInputV2".split()
+)
+SELECTIONS = {"Max", "Min", "MaxPool", "MaxPool3D"}
+
+_cells = threading.local()
+
+
+def secants(fn, points):
+    """fn(points) -> (rows, k) and, for each point and column, the cotangents over each row's cell."""
+    graph = tf.compat.v1.get_default_graph()
+    before = {op.name for op in graph.get_operations()}
+    values = fn(points)
+    names = {point.name for point in points}
+    _mark([op for op in graph.get_operations() if op.name not in before], names)
+    _cells.rows = tf.shape(points[0])[0]
+    try:
+        columns = [tf.gradients(column, points) for column in tf.unstack(values, num=values.shape[1], axis=1)]
+    finally:
+        _cells.rows = None
+    return values, [list(row) for row in zip(*columns, strict=True)]
+
+
+def _mark(operations, names):
+    """Marks the operations that something moving reaches, with which of their inputs move; names gather what moves."""
+    for op in operations:
+        moves = [x.name in names for x in op.inputs]
+        if not any(moves) or op.type == "StopGradient":
+            continue
+        if op.type == "While":
+            moves = _mark_loop(op, moves)
+            names.update(y.name for y, m in zip(op.outputs, moves, strict=True) if m)
+            continue
+        names.update(y.name for y in op.outputs if y.dtype.is_floating or y.dtype == tf.variant)
+        floats = all(x.dtype.is_floating for x, m in zip(op.inputs, moves, strict=True) if m)
+        if op.type in AFFINE or (op.type in PRODUCTS and sum(moves) == 1) or not floats:
+            continue
+        if not all(y.dtype.is_floating for y in op.outputs) or not op.outputs or op.type.startswith("TensorList"):
+            continue
+        op._set_attr("_aumann_moves", attr_value_pb2.AttrValue(list=attr_value_pb2.AttrValue.ListValue(b=moves)))
+        op._set_attr("_gradient_op_type", attr_value_pb2.AttrValue(s=NAME.encode()))
+
+
+def _mark_loop(op, moves):
+    """What a loop carries moves if it does so after any number of turns."""
+    body, moves = op._body_graph, list(moves)
+    while True:
+        names = {x.name for x, m in zip(body.inputs, moves, strict=True) if m}
+        _mark(body.get_operations(), names)
+        grown = [m or y.name in names for m, y in zip(moves, body.outputs, strict=True)]
+        if grown == moves:
+            return moves
+        moves = grown
+
+
+def operate(call, xs, rule, rows):
+    """call(*xs) as one operation with a rule of `core.secant`."""
+
+    def pull(points, cotangent):
+        return tf.gradients(call(*points), points, grad_ys=cotangent, unconnected_gradients="zero")
+
+    @tf.custom_gradient
+    def unit(*xs):
+        y = call(*xs)
+
+        def carry(cotangent, variables=()):
+            found = secant.RULES[rule](pull, xs, y, cotangent, rows)
+            return (found, [None] * len(variables)) if variables else found
+
+        return y, carry
+
+    return unit(*xs)
+
+
+@tf.RegisterGradient(NAME)
+def _secant(op, *cotangents):
+    here = [i for i, moves in enumerate(op.get_attr("_aumann_moves")) if moves]
+    found = [None] * len(op.inputs)
+    for i, cotangent in zip(here, _carry(op, here, cotangents, _cells.rows), strict=True):
+        found[i] = cotangent
+    return found
+
+
+def _carry(op, here, cotangents, rows):
+    def pull(points, cotangent):
+        given = dict(zip(here, points, strict=True))
+        inputs = [given.get(i, x) for i, x in enumerate(op.inputs)]
+        found = _derivative(_again(op, inputs), cotangent if isinstance(cotangent, (list, tuple)) else [cotangent])
+        return [found[i] for i in here]
+
+    xs = [op.inputs[i] for i in here]
+    if any(not x.shape.rank or x.shape[0] == 1 for x in xs):  # rows are not its first axis: the left end's derivative
+        found = _derivative(op, cotangents)
+        return [found[i] for i in here]
+    if len(cotangents) > 1:
+        return secant.average(pull, xs, op.outputs, cotangents, rows)
+    return _rule(op, here)(pull, op, xs, here, cotangents[0], rows)
+
+
+def _again(op, inputs):
+    """The operation on other inputs."""
+    attributes = {k: op.node_def.attr[k] for k in op.node_def.attr if k not in ("_aumann_moves", "_gradient_op_type")}
+    graph = tf.compat.v1.get_default_graph()
+    return graph._create_op_internal(
+        op.type, list(inputs), [y.dtype for y in op.outputs], attrs=attributes, op_def=op.op_def
+    )
+
+
+def _derivative(op, cotangents):
+    found = graphs._gradient_registry.lookup(op.type)(op, *cotangents)
+    return list(found) if isinstance(found, (list, tuple)) else [found]
+
+
+# ---- the rules: (pull, operation, inputs that move, which, cotangent, rows) -> the cotangents of those ----------------
+
+
+def _rule(op, here):
+    if op.type in ("Maximum", "Minimum"):
+        return _maximum
+    if op.type == "ClipByValue" and here == [0]:
+        return _clip
+    if op.type == "Relu6":
+        return _relu6
+    if op.type == "RealDiv" and here == [0, 1]:
+        return _division
+    if op.type in SELECTIONS:
+        return _selection
+    one = len(here) == 1
+    rule = next((rule for rule, types in RULES.items() if one and op.type in types), secant.average)
+    return lambda pull, op, xs, here, cotangent, rows: rule(pull, xs, op.outputs[0], cotangent, rows)
+
+
+def _relu6(pull, op, xs, here, cotangent, rows):
+    return [cotangent * (secant.open_fraction(xs[0], rows) - secant.open_fraction(xs[0] - 6, rows))]
+
+
+def _maximum(pull, op, xs, here, cotangent, rows):
+    """max(a, b): to each the part of the cell in which it wins."""
+    a, b = op.inputs
+    share = secant.open_fraction(a - b if op.type == "Maximum" else b - a, rows)
+    return [_unbroadcast(cotangent * (1 - share if i else share), op.inputs[i]) for i in here]
+
+
+def _clip(pull, op, xs, here, cotangent, rows):
+    x, low, high = op.inputs
+    return [cotangent * (secant.open_fraction(x - low, rows) - secant.open_fraction(x - high, rows))]
+
+
+def _division(pull, op, xs, here, cotangent, rows):
+    return secant.divided(*xs, cotangent, rows, _unbroadcast)
+
+
+def _selection(pull, op, xs, here, cotangent, rows):
+    def push(x, v):
+        u = tf.zeros_like(op.outputs[0])
+        return tf.gradients(pull([x], u)[0], u, grad_ys=v)[0]
+
+    return [secant.selection(xs[0], op.outputs[0], cotangent, rows, lambda x, c: pull([x], c)[0], push)]
+
+
+def _unbroadcast(x, like):
+    if x.shape.is_fully_defined() and x.shape == like.shape:
+        return x
+    axes, _ = tf.raw_ops.BroadcastGradientArgs(s0=tf.shape(like), s1=tf.shape(x))
+    return tf.reshape(tf.reduce_sum(x, axes), tf.shape(like))
+
+
+RULES = {
+    secant.smooth: SMOOTH,
+    secant.kinked: {"Elu", "Selu"},
+    secant.hinge: {"LeakyRelu", "Abs"},
+    secant.softmax: {"Softmax"},
+    secant.relu: {"Relu"},
+}

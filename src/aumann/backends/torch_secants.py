@@ -1,0 +1,214 @@
+"""Secants on PyTorch: within a block, the operations of this thread carry cotangents back over cells.
+
+A function mode sees every operation of tensors before it runs, inside Keras layers and foreign modules alike, and is gone with
+the block, whatever happens. An operation that moves and is not known to be affine runs as a function with a backward of
+its own; one without a rule of its own is differentiated at the average of the ends of each cell.
+"""
+
+import torch
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from aumann.core import secant
+
+SMOOTH = set(
+    "exp exp2 log log1p log2 log10 expm1 tanh sigmoid softplus softsign erf erfc sqrt rsqrt square pow __pow__ reciprocal "
+    "sin cos tan sinh cosh asinh acosh atanh asin acos atan arctan silu gelu mish logsigmoid log_sigmoid __rpow__ "
+    "__rdiv__ __rtruediv__ tanhshrink".split()
+)
+KINKED = {"elu", "selu", "celu", "hardswish", "softshrink", "hardshrink", "threshold", "glu"}
+ATTRIBUTES = {
+    "__get__",
+    "__set__",
+    "size",
+    "dim",
+    "is_contiguous",
+    "numel",
+    "__len__",
+    "item",
+    "numpy",
+    "requires_grad_",
+}
+# Operations that are affine in whatever moves: differentiated as ever.
+AFFINE = set(
+    "add sub subtract rsub __add__ __radd__ __sub__ __rsub__ neg negative __neg__ sum mean reshape view permute transpose "
+    "swapaxes swapdims movedim moveaxis t flatten unflatten squeeze unsqueeze expand expand_as broadcast_to cat concat "
+    "concatenate stack hstack vstack split split_with_sizes tensor_split chunk unbind narrow select __getitem__ index_select "
+    "gather take_along_dim take to float double half bfloat16 type contiguous clone detach pad flip roll tile repeat "
+    "repeat_interleave cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
+    "adaptive_avg_pool3d interpolate dropout alpha_dropout masked_fill tril triu diagonal diag_embed unfold fold "
+    "pixel_shuffle pixel_unshuffle as_strided view_as reshape_as ravel type_as zero_ add_ sub_ fill_ copy_ __iadd__ "
+    "__isub__ batch_norm positive real imag as_subclass".split()
+)
+# Operations that are affine as long as one operand moves.
+PRODUCTS = set(
+    "mul multiply __mul__ __rmul__ mul_ __imul__ matmul __matmul__ __rmatmul__ mm bmm mv dot inner outer einsum tensordot "
+    "linear addmm baddbmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution bilinear "
+    "kron".split()
+)
+QUOTIENTS = {"div", "divide", "true_divide", "__truediv__", "__div__", "div_", "__itruediv__"}
+SELECTIONS = set(
+    "max_pool1d max_pool2d max_pool3d _max_pool1d _max_pool2d _max_pool3d amax amin adaptive_max_pool1d "
+    "adaptive_max_pool2d adaptive_max_pool3d".split()
+)
+
+
+class Secants(TorchFunctionMode):
+    """A block in which operations carry cotangents back over cells.
+
+    Args:
+        rows: path points in the batch.
+    """
+
+    def __init__(self, rows):
+        super().__init__()
+        self.rows = rows
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name in ATTRIBUTES or not torch.is_grad_enabled():
+            return func(*args, **kwargs)
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        here = [i for i, x in enumerate(leaves) if torch.is_tensor(x) and x.requires_grad and x.is_floating_point()]
+        if not here or affine(name, here):
+            return func(*args, **kwargs)
+        if any(not leaves[i].ndim or not len(leaves[i]) or len(leaves[i]) % self.rows for i in here):
+            return func(*args, **kwargs)  # rows are not its first axis: the derivative at the left end
+
+        def call(*moving):
+            given = dict(zip(here, moving, strict=True))
+            args, kwargs = pytree.tree_unflatten([given.get(i, x) for i, x in enumerate(leaves)], spec)
+            return func(*args, **kwargs)
+
+        rule = rule_of(name, leaves, here)
+        if rule is secant.average and not differentiable(call, [leaves[i] for i in here], name):
+            return func(*args, **kwargs)
+        return _Operation.apply(call, rule, self.rows, *(leaves[i] for i in here))
+
+
+def operate(call, xs, rule, rows):
+    """call(*xs) as one operation with a rule of `core.secant`."""
+    return _Operation.apply(call, secant.RULES[rule], rows, *xs)
+
+
+def affine(name, here):
+    return name in AFFINE or (len(here) == 1 and (name in PRODUCTS or (name in QUOTIENTS and here == [0])))
+
+
+def differentiable(call, xs, name):
+    """Whether an operation that is not known at all makes one tensor that has a derivative, and changes none."""
+    if name.endswith("_") and not name.endswith("__"):
+        return False
+    with torch.no_grad():
+        y = call(*xs)
+    return torch.is_tensor(y) and y.is_floating_point()
+
+
+class _Operation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, call, rule, rows, *xs):
+        y = call(*xs)
+        ctx.save_for_backward(y, *xs)
+        ctx.about = call, rule, rows
+        return y
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        call, rule, rows = ctx.about
+        y, *xs = ctx.saved_tensors
+        return None, None, None, *rule(_Pull(call), xs, y, cotangent, rows)
+
+
+class _Pull:
+    """(points, cotangent) -> cotangents by the operation's own derivative."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def __call__(self, points, cotangent, create_graph=False):
+        with torch.enable_grad():
+            points = [p.detach().requires_grad_() for p in points]
+            found = torch.autograd.grad(
+                self.call(*points), points, cotangent, create_graph=create_graph, allow_unused=True
+            )
+        return [torch.zeros_like(p) if g is None else g for p, g in zip(points, found, strict=True)]
+
+
+# ---- the rules: (pull, inputs that move, output, cotangent, rows) -> the cotangents of those -------------------------
+
+
+def rule_of(name, leaves, here):
+    """The rule of an operation on these arguments."""
+    one = len(here) == 1
+    if name in ("maximum", "minimum"):
+        return maximum(leaves, here, 1 if name == "maximum" else -1)
+    if one and name in KINKS:
+        return piecewise(KINKS[name](leaves))
+    if one and name in SELECTIONS:
+        return selection
+    if not one and name in QUOTIENTS:
+        return division
+    if (
+        name == "softmax"
+        and one
+        and next((x for x in leaves[1:] if isinstance(x, int)), None) in (-1, leaves[0].ndim - 1)
+    ):
+        return secant.softmax
+    return next((rule for rule, names in RULES.items() if one and name in names), secant.average)
+
+
+def piecewise(kinks):
+    """Linear between kinks: slopes 0, 1, 0 as of a clipping."""
+
+    def rule(pull, xs, y, cotangent, rows):
+        low, high = kinks
+        (slope,) = pull([torch.full_like(xs[0][:1], (low + high) / 2)], torch.ones_like(xs[0][:1]))
+        between = secant.open_fraction(xs[0] - low, rows) - secant.open_fraction(xs[0] - high, rows)
+        return [cotangent * slope.flatten()[0] * between]
+
+    return rule
+
+
+def maximum(leaves, here, sign):
+    """max(a, b): to each the part of the cell in which it wins."""
+    a, b = (x.detach() for x in leaves[:2])
+
+    def rule(pull, xs, y, cotangent, rows):
+        share = secant.open_fraction(sign * (a - b), rows)
+        return [secant.summed(cotangent * (1 - share if i else share), leaves[i]) for i in here]
+
+    return rule
+
+
+def division(pull, xs, y, cotangent, rows):
+    return secant.divided(*xs, cotangent, rows)
+
+
+def selection(pull, xs, y, cotangent, rows):
+    def push(x, v):
+        u = torch.zeros_like(y, requires_grad=True)
+        with torch.enable_grad():
+            (g,) = pull([x], u, create_graph=True)
+            return torch.autograd.grad(g, u, v)[0]
+
+    return [secant.selection(xs[0], y, cotangent, rows, lambda x, c: pull([x], c)[0], push)]
+
+
+def numbers(leaves):
+    return [float(x) for x in leaves if isinstance(x, (int, float)) and not isinstance(x, bool)]
+
+
+KINKS = {
+    "relu6": lambda leaves: (0.0, 6.0),
+    "hardtanh": lambda leaves: tuple(numbers(leaves)[:2]) or (-1.0, 1.0),
+    "hardsigmoid": lambda leaves: (-3.0, 3.0),
+    "clamp": lambda leaves: tuple(numbers(leaves)),
+    "clip": lambda leaves: tuple(numbers(leaves)),
+}
+RULES = {
+    secant.smooth: SMOOTH | QUOTIENTS,
+    secant.kinked: KINKED,
+    secant.hinge: {"leaky_relu", "abs", "absolute"},
+    secant.relu: {"relu"},
+}

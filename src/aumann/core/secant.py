@@ -1,0 +1,139 @@
+"""The secant: finite differences over a cell [tₖ, tₖ₊₁] of the path, carried backwards instead of derivatives at a node.
+
+The rows of a batch are consecutive nodes of paths, so the right end of a row's cell is the next row. An operation that
+is affine carries its cotangent back as ever; any other by the mean of its derivative over the cell, as far as its
+values at the two ends tell: an elementwise function by its secant, a maximum by the share of the cell in which each
+candidate wins, a product by the average of the other factor, whatever else by its derivative at the average of the
+ends. A network of the former kinds is complete, Σφ = F(x) − F(x′), at any number of cells. Where gates flip (ReLU and
+its kin, max-pooling) the error falls like 1/n² where every rule on derivatives gives 1/n. One cell is the rescale rule
+of DeepLIFT (Shrikumar, Greenside, Kundaje 2017).
+
+These are the rules, in mathematics alone; a backend finds the operations of a model and applies them. `rows` is the
+number of path points in the batch; a tensor may hold several of its own rows for each.
+"""
+
+import keras
+import ml_dtypes
+from keras import ops
+
+
+def following(x, rows):
+    """The right ends of the cells: every row's next one, and the last row's own."""
+    step = ops.shape(x)[0] // rows
+    return ops.concatenate([x[step:], x[-step:]], axis=0)
+
+
+def middle(x, rows):
+    return 0.5 * (x + following(x, rows))
+
+
+def open_fraction(x, rows):
+    """The part of each cell in which x > 0, x being linear there: (x⁺ + x′⁺) / (|x| + |x′|), 0 where x is 0."""
+    positive = ops.relu(x)
+    positive = positive + following(positive, rows)
+    size = 2 * positive - (x + following(x, rows))
+    return positive / ops.maximum(size, 1e-30)
+
+
+def slope(x, y, rows, derivative, smooth=True):
+    """Δy / Δx of an elementwise function, its derivative at the middle where Δx is too small to divide by.
+
+    A secant loses ε|y| / Δx to rounding, a derivative Δx² / 24 · y‴, or all of it beside a kink; the step at which one
+    takes over from the other is ε^⅓ for a smooth function and ε^½ for one with kinks.
+    """
+    tiny = float(ml_dtypes.finfo(keras.backend.standardize_dtype(x.dtype)).eps) ** (1 / 3 if smooth else 1 / 2)
+    dx, dy = following(x, rows) - x, following(y, rows) - y
+    near = ops.abs(dx) <= tiny * (1 + ops.abs(x))
+    return ops.where(near, derivative(middle(x, rows)), dy / ops.where(near, ops.ones_like(dx), dx))
+
+
+def left_share(lead, lag):
+    """The part of a cell that passes before the left end's winner is overtaken by the right end's.
+
+    Args:
+        lead: how far the left winner is ahead of the right one at the left end, ≥ 0.
+        lag: how far it is ahead at the right end, ≤ 0.
+    """
+    closing = lead - lag
+    return ops.where(closing > 0, lead / ops.where(closing > 0, closing, ops.ones_like(closing)), 0.5)
+
+
+def selection(x, y, cotangent, rows, pull, push):
+    """A maximum over some of the entries of x: the cotangent goes to the winners at both ends, by their shares.
+
+    Args:
+        pull: (x, c) -> Jᵀ(x) c, where J(x) picks the winners at x.
+        push: (x, v) -> J(x) v.
+    """
+    right, y_right = following(x, rows), following(y, rows)
+    share = left_share(y - push(right, x), push(x, right) - y_right)
+    return pull(x, cotangent * share) + pull(right, cotangent * (1 - share))
+
+
+def divided(x, y, cotangent, rows, unbroadcast=None):
+    """The cotangents of x and y in x / y: those of a product, and of 1/y whose secant is −1 / (y y′)."""
+    unbroadcast = unbroadcast or summed
+    inverse = 1 / y
+    right = following(inverse, rows)
+    above, below = 0.5 * cotangent * (inverse + right), -cotangent * middle(x, rows) * inverse * right
+    return unbroadcast(above, x), unbroadcast(below, y)
+
+
+def summed(x, like):
+    """x summed to the shape that was broadcast to x's."""
+    lead = len(x.shape) - len(like.shape)
+    if lead:
+        x = ops.sum(x, axis=tuple(range(lead)))
+    axes = tuple(i for i, (a, b) in enumerate(zip(x.shape, like.shape, strict=True)) if b == 1 and a != 1)
+    return ops.sum(x, axis=axes, keepdims=True) if axes else x
+
+
+# ---- rules for one operation: (pull, inputs that move, output, cotangent, rows) -> the cotangents of those inputs ----
+# pull: (points, cotangent) -> the cotangents by the operation's own derivative at the points.
+
+
+def average(pull, xs, y, cotangent, rows):
+    """The derivative at the average of the ends: exact for products, second order for anything smooth."""
+    return pull([middle(x, rows) for x in xs], cotangent)
+
+
+def smooth(pull, xs, y, cotangent, rows):
+    """An elementwise function."""
+    return [cotangent * slope(xs[0], y, rows, lambda x: pull([x], ops.ones_like(x))[0])]
+
+
+def kinked(pull, xs, y, cotangent, rows):
+    """An elementwise function made of several smooth ones."""
+    return [cotangent * slope(xs[0], y, rows, lambda x: pull([x], ops.ones_like(x))[0], smooth=False)]
+
+
+def hinge(pull, xs, y, cotangent, rows):
+    """A function that is linear on either side of 0."""
+    one = ops.ones_like(xs[0])
+    (below,), (above,) = pull([-one], one), pull([one], one)
+    return [cotangent * (below + (above - below) * open_fraction(xs[0], rows))]
+
+
+def relu(pull, xs, y, cotangent, rows):
+    return [cotangent * open_fraction(xs[0], rows)]
+
+
+def softmax(pull, xs, y, cotangent, rows):
+    """e / Σe over the last axis, of e = exp(x − m) with one m for both ends of a cell, which the quotient cancels."""
+    (x,) = xs
+    right = following(x, rows)
+    most = ops.max(ops.maximum(x, right), axis=-1, keepdims=True)
+    e, f = ops.exp(x - most), ops.exp(right - most)
+    p, q = 1 / ops.sum(e, axis=-1, keepdims=True), 1 / ops.sum(f, axis=-1, keepdims=True)
+    inward = 0.5 * cotangent * (p + q) - 0.5 * p * q * ops.sum(cotangent * (e + f), axis=-1, keepdims=True)
+    step = right - x
+    near = ops.abs(step) < 0.1
+    rise = ops.where(
+        near,
+        ops.exp(0.5 * (x + right) - most) * (1 + step * step / 24),  # sinh(h/2) / (h/2), but for h⁴ / 1920
+        (f - e) / ops.where(near, ops.ones_like(step), step),
+    )
+    return [inward * rise]
+
+
+RULES = {rule.__name__: rule for rule in (average, smooth, kinked, hinge, relu, softmax)}
