@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 
 import keras
@@ -96,8 +97,9 @@ class IntegratedGradients:
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: _is_fixed(baseline, i, name))
         oracle = self._oracle(structure, leaves)
         rows = len(leaves[0].array)
-        with oracle.backend.inference(self.model):
-            return _Run(self, oracle, structure, leaves, rows, target, baseline, progress).explanation()
+        with oracle.backend.inference(self.model), ThreadPoolExecutor(1) as aside:
+            weights = aside.submit(fingerprint, self.model)  # while the device is busy
+            return _Run(self, oracle, structure, leaves, rows, target, baseline, progress).explanation(weights)
 
     def _oracle(self, structure, leaves):
         key = str(structure), tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
@@ -121,7 +123,7 @@ class _Run:
         _refuse_integer_outputs(self.columns, oracle)
         self.starts = self._starts(baseline)
 
-    def explanation(self):
+    def explanation(self, weights):
         o, method = self.oracle, self.method
         index, prediction = self._predict()
         base_value = self._base_value(index)
@@ -153,7 +155,7 @@ class _Run:
             converged=None,
             evaluations=np.full(self.rows, work.points),
             names=self._names(),
-            provenance=self._provenance(),
+            provenance=self._provenance(weights.result()),
         )
 
     # ---- the ends ----------------------------------------------------------------------------------------------
@@ -366,7 +368,7 @@ class _Run:
             names["features"] = self._pack([leaf.features for leaf in self.leaves])
         return names
 
-    def _provenance(self):
+    def _provenance(self, weights):
         o = self.oracle
         versions, device = o.backend.describe()
         read = {o.names[r.leaf]: r.layer.name for r in o.readings}
@@ -383,7 +385,7 @@ class _Run:
             "backend": keras.config.backend(),
             "device": device,
             "versions": {"aumann": version("aumann"), "keras": keras.__version__, "numpy": np.__version__, **versions},
-            "model": fingerprint(self.method.model),
+            "model": weights,
         }
 
 

@@ -97,9 +97,8 @@ def apply(eqn, ins, moves, rows):
     def carry(saved, cotangents):
         ins, outs = saved
         one = len(outs) == 1
-        found = rule(
-            _pull(call, ins, here, one), ins, here, outs[0] if one else outs, cotangents[0] if one else cotangents, rows
-        )
+        y, cotangent = (outs[0], cotangents[0]) if one else (outs, cotangents)
+        found = rule(_pull(call, ins, here, one), ins, here, y, cotangent, rows)
         found = dict(zip(here, found, strict=True))
         return tuple(found.get(i) for i in range(len(ins)))
 
@@ -109,7 +108,7 @@ def apply(eqn, ins, moves, rows):
 
 
 def _pull(call, ins, here, one):
-    """(points, cotangent) -> cotangents by the operation's own derivative, the inputs that do not move being as they are."""
+    """(points, cotangent) -> cotangents by the operation's own derivative, what does not move being as it is."""
 
     def pull(points, cotangent):
         def at(*points):
@@ -139,7 +138,7 @@ def unit(eqn):
 
 
 def composed(jaxpr, here):
-    """The rule of an operation that only calls others: that of an elementwise function if it is one of some substance."""
+    """The rule of an operation that only calls others: an elementwise function's if it is one of some substance."""
     names = set(primitives(jaxpr))
     if len(here) > 1 or not names & (SMOOTH | {"select_n"}) or not entrywise(jaxpr):
         return None
@@ -194,7 +193,7 @@ def scan(eqn, ins, moves, rows):
     return [*carry, *ys]
 
 
-# ---- the rules: (pull, inputs, which move, output, cotangent, rows) -> the cotangents of those that move --------------
+# ---- the rules: (pull, inputs, which move, output, cotangent, rows) -> the cotangents of those that move ------------
 
 
 def common(rule):
@@ -213,10 +212,9 @@ def rule_of(name, here, eqn):
         return lambda pull, ins, here, y, cotangent, rows: secant.divided(*ins, cotangent, rows)
     if name in SELECTIONS and len(here) == 1 and len(eqn.outvars) == 1:
         return selection
-    one = len(here) == 1 and (
-        name in SMOOTH or (name == "div" and here == [1] and eqn.invars[1].aval.shape == eqn.outvars[0].aval.shape)
-    )
-    return common(secant.smooth if one else secant.average)
+    if len(here) > 1 or eqn.invars[here[0]].aval.shape != eqn.outvars[0].aval.shape:
+        return common(secant.average)
+    return common(secant.smooth if name in SMOOTH or (name == "div" and here == [1]) else secant.average)
 
 
 def maximum(pull, ins, here, y, cotangent, rows, sign=1):

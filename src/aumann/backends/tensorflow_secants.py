@@ -15,15 +15,15 @@ from aumann.core import secant
 
 NAME = "AumannSecant"
 SMOOTH = set(
-    "Exp Log Log1p Expm1 Tanh Sigmoid Softplus Softsign Erf Erfc Sqrt Rsqrt Square Pow Reciprocal Inv Sin Cos Tan Sinh "
-    "Cosh Asinh Acosh Atanh Asin Acos Atan".split()
+    "Exp Log Log1p Expm1 Tanh Sigmoid Softplus Softsign Erf Erfc Sqrt Rsqrt Square Pow Reciprocal Inv Sin Cos Tan "
+    "Sinh Cosh Asinh Acosh Atanh Asin Acos Atan".split()
 )
 # Operations that are affine in whatever moves: differentiated as ever.
 AFFINE = set(
-    "Add AddV2 AddN Sub BiasAdd Neg Identity IdentityN Cast Reshape Transpose Pad PadV2 MirrorPad ConcatV2 Split SplitV "
-    "Sum Mean Squeeze ExpandDims StridedSlice Slice GatherV2 GatherNd Pack Unpack AvgPool AvgPool3D Tile BroadcastTo "
-    "SpaceToBatchND BatchToSpaceND DepthToSpace SpaceToDepth ReverseV2 Cumsum ResizeBilinear ResizeNearestNeighbor Fill "
-    "MatrixDiagPartV3 Roll ZerosLike OnesLike Shape Real Imag Snapshot EnsureShape StopGradient".split()
+    "Add AddV2 AddN Sub BiasAdd Neg Identity IdentityN Cast Reshape Transpose Pad PadV2 MirrorPad ConcatV2 Split "
+    "SplitV Sum Mean Squeeze ExpandDims StridedSlice Slice GatherV2 GatherNd Pack Unpack AvgPool AvgPool3D Tile "
+    "BroadcastTo SpaceToBatchND BatchToSpaceND DepthToSpace SpaceToDepth ReverseV2 Cumsum ResizeBilinear "
+    "ResizeNearestNeighbor Fill MatrixDiagPartV3 Roll ZerosLike OnesLike Shape Real Imag Snapshot EnsureShape".split()
 )
 # Operations that are affine as long as one operand moves.
 PRODUCTS = set(
@@ -42,11 +42,11 @@ def secants(fn, points):
     values = fn(points)
     names = {point.name for point in points}
     _mark([op for op in graph.get_operations() if op.name not in before], names)
-    _cells.rows = tf.shape(points[0])[0]
+    _cells.rows, _cells.known = tf.shape(points[0])[0], points[0].shape[0]
     try:
         columns = [tf.gradients(column, points) for column in tf.unstack(values, num=values.shape[1], axis=1)]
     finally:
-        _cells.rows = None
+        _cells.rows = _cells.known = None
     return values, [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -118,12 +118,19 @@ def _carry(op, here, cotangents, rows):
         return [found[i] for i in here]
 
     xs = [op.inputs[i] for i in here]
-    if any(not x.shape.rank or x.shape[0] == 1 for x in xs):  # rows are not its first axis: the left end's derivative
+    if not all(_fits(x) for x in xs):  # rows are not its first axis: the derivative at the left end
         found = _derivative(op, cotangents)
         return [found[i] for i in here]
     if len(cotangents) > 1:
         return secant.average(pull, xs, op.outputs, cotangents, rows)
     return _rule(op, here)(pull, op, xs, here, cotangents[0], rows)
+
+
+def _fits(x):
+    if not x.shape.rank:
+        return False
+    known, rows = x.shape[0], _cells.known
+    return known is rows if known is None or rows is None else known % rows == 0
 
 
 def _again(op, inputs):
@@ -140,7 +147,7 @@ def _derivative(op, cotangents):
     return list(found) if isinstance(found, (list, tuple)) else [found]
 
 
-# ---- the rules: (pull, operation, inputs that move, which, cotangent, rows) -> the cotangents of those ----------------
+# ---- the rules: (pull, operation, inputs that move, which, cotangent, rows) -> the cotangents of those --------------
 
 
 def _rule(op, here):

@@ -1,8 +1,8 @@
 """Secants on PyTorch: within a block, the operations of this thread carry cotangents back over cells.
 
-A function mode sees every operation of tensors before it runs, inside Keras layers and foreign modules alike, and is gone with
-the block, whatever happens. An operation that moves and is not known to be affine runs as a function with a backward of
-its own; one without a rule of its own is differentiated at the average of the ends of each cell.
+A function mode sees every operation of tensors before it runs, inside Keras layers and foreign modules alike, and is
+gone with the block, whatever happens. An operation that moves and is not known to be affine runs as a function with a
+backward of its own; one without a rule of its own is differentiated at the average of the ends of each cell.
 """
 
 import torch
@@ -11,40 +11,31 @@ from torch.utils import _pytree as pytree
 
 from aumann.core import secant
 
-SMOOTH = set(
-    "exp exp2 log log1p log2 log10 expm1 tanh sigmoid softplus softsign erf erfc sqrt rsqrt square pow __pow__ reciprocal "
-    "sin cos tan sinh cosh asinh acosh atanh asin acos atan arctan silu gelu mish logsigmoid log_sigmoid __rpow__ "
-    "__rdiv__ __rtruediv__ tanhshrink".split()
+ATTRIBUTES = set(  # what is no operation
+    "__get__ __set__ __len__ size dim numel is_contiguous item numpy requires_grad_".split()
 )
-KINKED = {"elu", "selu", "celu", "hardswish", "softshrink", "hardshrink", "threshold", "glu"}
-ATTRIBUTES = {
-    "__get__",
-    "__set__",
-    "size",
-    "dim",
-    "is_contiguous",
-    "numel",
-    "__len__",
-    "item",
-    "numpy",
-    "requires_grad_",
-}
+SMOOTH = set(
+    "exp exp2 log log1p log2 log10 expm1 tanh sigmoid softplus softsign erf erfc sqrt rsqrt square pow __pow__ "
+    "__rpow__ reciprocal __rdiv__ __rtruediv__ sin cos tan sinh cosh asinh acosh atanh asin acos atan arctan silu gelu "
+    "mish logsigmoid log_sigmoid tanhshrink".split()
+)
+KINKED = {"elu", "selu", "celu", "hardswish", "softshrink", "hardshrink", "threshold"}
 # Operations that are affine in whatever moves: differentiated as ever.
 AFFINE = set(
-    "add sub subtract rsub __add__ __radd__ __sub__ __rsub__ neg negative __neg__ sum mean reshape view permute transpose "
-    "swapaxes swapdims movedim moveaxis t flatten unflatten squeeze unsqueeze expand expand_as broadcast_to cat concat "
-    "concatenate stack hstack vstack split split_with_sizes tensor_split chunk unbind narrow select __getitem__ index_select "
-    "gather take_along_dim take to float double half bfloat16 type contiguous clone detach pad flip roll tile repeat "
-    "repeat_interleave cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d "
-    "adaptive_avg_pool3d interpolate dropout alpha_dropout masked_fill tril triu diagonal diag_embed unfold fold "
-    "pixel_shuffle pixel_unshuffle as_strided view_as reshape_as ravel type_as zero_ add_ sub_ fill_ copy_ __iadd__ "
-    "__isub__ batch_norm positive real imag as_subclass".split()
+    "add sub subtract rsub __add__ __radd__ __sub__ __rsub__ neg negative __neg__ sum mean reshape view permute "
+    "transpose swapaxes swapdims movedim moveaxis t flatten unflatten squeeze unsqueeze expand expand_as broadcast_to "
+    "cat concat concatenate stack hstack vstack split split_with_sizes tensor_split chunk unbind narrow select "
+    "__getitem__ index_select gather take_along_dim take to float double half bfloat16 type contiguous clone detach "
+    "pad flip roll tile repeat repeat_interleave cumsum avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d "
+    "adaptive_avg_pool2d adaptive_avg_pool3d interpolate dropout alpha_dropout masked_fill tril triu diagonal "
+    "diag_embed unfold fold pixel_shuffle pixel_unshuffle as_strided view_as reshape_as ravel type_as zero_ add_ sub_ "
+    "fill_ copy_ __iadd__ __isub__ batch_norm positive real imag as_subclass".split()
 )
 # Operations that are affine as long as one operand moves.
 PRODUCTS = set(
-    "mul multiply __mul__ __rmul__ mul_ __imul__ matmul __matmul__ __rmatmul__ mm bmm mv dot inner outer einsum tensordot "
-    "linear addmm baddbmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution bilinear "
-    "kron".split()
+    "mul multiply __mul__ __rmul__ mul_ __imul__ matmul __matmul__ __rmatmul__ mm bmm mv dot inner outer einsum "
+    "tensordot linear addmm baddbmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
+    "convolution bilinear kron".split()
 )
 QUOTIENTS = {"div", "divide", "true_divide", "__truediv__", "__div__", "div_", "__itruediv__"}
 SELECTIONS = set(
@@ -129,9 +120,10 @@ class _Pull:
     def __call__(self, points, cotangent, create_graph=False):
         with torch.enable_grad():
             points = [p.detach().requires_grad_() for p in points]
-            found = torch.autograd.grad(
-                self.call(*points), points, cotangent, create_graph=create_graph, allow_unused=True
-            )
+            y = self.call(*points)
+            if not y.requires_grad:  # made of steps
+                return [torch.zeros_like(p) for p in points]
+            found = torch.autograd.grad(y, points, cotangent, create_graph=create_graph, allow_unused=True)
         return [torch.zeros_like(p) if g is None else g for p, g in zip(points, found, strict=True)]
 
 
@@ -149,11 +141,8 @@ def rule_of(name, leaves, here):
         return selection
     if not one and name in QUOTIENTS:
         return division
-    if (
-        name == "softmax"
-        and one
-        and next((x for x in leaves[1:] if isinstance(x, int)), None) in (-1, leaves[0].ndim - 1)
-    ):
+    last = -1, leaves[0].ndim - 1
+    if name == "softmax" and one and next((x for x in leaves[1:] if isinstance(x, int)), None) in last:
         return secant.softmax
     return next((rule for rule, names in RULES.items() if one and name in names), secant.average)
 
@@ -163,7 +152,7 @@ def piecewise(kinks):
 
     def rule(pull, xs, y, cotangent, rows):
         low, high = kinks
-        (slope,) = pull([torch.full_like(xs[0][:1], (low + high) / 2)], torch.ones_like(xs[0][:1]))
+        (slope,) = pull([torch.zeros_like(xs[0][:1]) + (low + high) / 2], torch.ones_like(xs[0][:1]))
         between = secant.open_fraction(xs[0] - low, rows) - secant.open_fraction(xs[0] - high, rows)
         return [cotangent * slope.flatten()[0] * between]
 
@@ -195,16 +184,18 @@ def selection(pull, xs, y, cotangent, rows):
     return [secant.selection(xs[0], y, cotangent, rows, lambda x, c: pull([x], c)[0], push)]
 
 
-def numbers(leaves):
-    return [float(x) for x in leaves if isinstance(x, (int, float)) and not isinstance(x, bool)]
+def bounds(leaves):
+    """The two bounds of a clipping, far away where there is none."""
+    low, high = [*leaves[1:3], None, None][:2]
+    return -1e30 if low is None else low, 1e30 if high is None else high
 
 
 KINKS = {
     "relu6": lambda leaves: (0.0, 6.0),
-    "hardtanh": lambda leaves: tuple(numbers(leaves)[:2]) or (-1.0, 1.0),
+    "hardtanh": lambda leaves: bounds(leaves) if len(leaves) > 2 else (-1.0, 1.0),
     "hardsigmoid": lambda leaves: (-3.0, 3.0),
-    "clamp": lambda leaves: tuple(numbers(leaves)),
-    "clip": lambda leaves: tuple(numbers(leaves)),
+    "clamp": bounds,
+    "clip": bounds,
 }
 RULES = {
     secant.smooth: SMOOTH | QUOTIENTS,

@@ -1,4 +1,4 @@
-"""The secant: finite differences over a cell [tₖ, tₖ₊₁] of the path, carried backwards instead of derivatives at a node.
+"""The secant: finite differences over a cell [tₖ, tₖ₊₁] of the path, carried backwards in place of derivatives.
 
 The rows of a batch are consecutive nodes of paths, so the right end of a row's cell is the next row. An operation that
 is affine carries its cotangent back as ever; any other by the mean of its derivative over the cell, as far as its
