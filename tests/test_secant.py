@@ -37,9 +37,10 @@ def rows(model, n=4):
 
 def test_cells_fill_the_path():
     rule = aumann.secant(4)
-    assert rule.nodes.tolist() == [0, 0.25, 0.5, 0.75, 1] and rule.weights.tolist() == [0.25] * 4 + [0]
-    assert rule.cells and not aumann.midpoint(4).cells
-    assert np.allclose(rule.middles().nodes, aumann.midpoint(4).nodes)
+    assert np.allclose(rule.nodes, [0, 1 / 8, 0.5**1.5, 0.75**1.5, 1]) and len(rule) == 5
+    assert np.allclose(rule.weights, [*np.diff(rule.nodes), 0]) and rule.cells and not aumann.midpoint(4).cells
+    middles = Cells("even", [0, 0.5, 1], [0.5, 0.5, 0], 0).middles()
+    assert np.allclose(middles.nodes, [0.25, 0.75]) and np.allclose(middles.weights, 0.5) and not middles.cells
     for nodes, weights in ([0, 0.5, 0.9], [0.5, 0.5, 0]), ([0, 0.4, 1], [0.5, 0.5, 0]), ([0, 1], [0.5, 0.5]):
         with pytest.raises(ValueError, match="widths as weights"):
             Cells("broken", nodes, weights, 0)
@@ -158,13 +159,13 @@ def test_second_order_where_derivatives_are_first():
     model = relu_net()
     x = rows(model, 12)
     exact = aumann.IntegratedGradients(model, rule=aumann.midpoint(20000)).explain(x, 0).values
-    mine = [error(explain(model, x, n, 0).values, exact) for n in (16, 32, 64, 128)]
+    coarse, fine = (error(explain(model, x, n, 0).values, exact) for n in (4, 32))
     theirs = [
-        error(aumann.IntegratedGradients(model, rule=rule(128)).explain(x, 0).values, exact)
+        error(aumann.IntegratedGradients(model, rule=rule(33)).explain(x, 0).values, exact)
         for rule in (aumann.midpoint, aumann.gauss_legendre)
     ]
-    assert mine[3] <= mine[0] / 25, mine  # 1/64 in theory, 1/8 at first order
-    assert mine[3] <= min(theirs) / 3, (mine, theirs)
+    assert fine <= coarse / 20, (coarse, fine)  # 1/64 in theory, 1/8 at first order
+    assert fine <= min(theirs) / 5, (fine, theirs)
 
 
 def attention():

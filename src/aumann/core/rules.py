@@ -174,10 +174,13 @@ def secant(n=32):
 
     Second order on piecewise-linear networks (ReLU and its kin, max-pooling), where rules on derivatives are first, and
     complete at any n where a network is made of affine maps, elementwise functions, maxima and products. On smooth
-    networks `gauss_legendre` is better by far. Costs n + 1 forwards and n backwards a row and baseline.
+    networks `gauss_legendre` is better by far. Costs n + 1 forwards and backwards a row and baseline.
+
+    The cells end at (k/n)^1.5: gates flip fastest near a baseline of zeros, and on trained networks these cells err by
+    a third to a half less than equal ones (docs/benchmarks.md).
     """
     n = _count(n, 1, "secant")
-    t = np.linspace(0, 1, n + 1)
+    t = (np.arange(n + 1) / n) ** 1.5
     return Cells(f"secant({n})", t, np.append(np.diff(t), 0), 0)
 
 

@@ -13,8 +13,10 @@ number of path points in the batch; a tensor may hold several of its own rows fo
 """
 
 import keras
-import ml_dtypes
 from keras import ops
+
+# The distance from 1 to the next number.
+ROUNDING = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 def following(x, rows):
@@ -28,11 +30,9 @@ def middle(x, rows):
 
 
 def open_fraction(x, rows):
-    """The part of each cell in which x > 0, x being linear there: (x⁺ + x′⁺) / (|x| + |x′|), 0 where x is 0."""
-    positive = ops.relu(x)
-    positive = positive + following(positive, rows)
-    size = 2 * positive - (x + following(x, rows))
-    return positive / ops.maximum(size, 1e-30)
+    """The part of each cell in which x > 0, x being linear there: max(x, x′) / |x − x′|, cut to [0, 1]."""
+    right = following(x, rows)
+    return ops.clip(ops.maximum(x, right) / (ops.abs(x - right) + 1e-30), 0, 1)
 
 
 def slope(x, y, rows, derivative, smooth=True):
@@ -41,7 +41,7 @@ def slope(x, y, rows, derivative, smooth=True):
     A secant loses ε|y| / Δx to rounding, a derivative Δx² / 24 · y‴, or all of it beside a kink; the step at which one
     takes over from the other is ε^⅓ for a smooth function and ε^½ for one with kinks.
     """
-    tiny = float(ml_dtypes.finfo(keras.backend.standardize_dtype(x.dtype)).eps) ** (1 / 3 if smooth else 1 / 2)
+    tiny = ROUNDING[keras.backend.standardize_dtype(x.dtype)] ** (1 / 3 if smooth else 1 / 2)
     dx, dy = following(x, rows) - x, following(y, rows) - y
     near = ops.abs(dx) <= tiny * (1 + ops.abs(x))
     return ops.where(near, derivative(middle(x, rows)), dy / ops.where(near, ops.ones_like(dx), dx))
