@@ -30,8 +30,9 @@ real: .venv/test
 		echo "== $$backend"; KERAS_BACKEND=$$backend $(PY) -m pytest -m real tests; \
 	done
 
-bench: .venv/bench
-	$(PY) -m benchmarks.run
+bench: .venv-bench/done
+	.venv-bench/bin/python -m benchmarks.real.fetch
+	.venv-bench/bin/python -m benchmarks.run
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -46,9 +47,14 @@ bench: .venv/bench
 	$(PIP) -e ".[demo,tensorflow,jax,torch,pytensor,test]"
 	touch $@ .venv/demo
 
-.venv/bench: .venv/test
-	$(PIP) -e ".[bench]"
+# Of its own, and xplique without what it depends on: that is TensorFlow with CUDA, an older one.
+.venv-bench/done: PIP = .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check
+.venv-bench/done: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	$(PIP) torch==2.13.0
+	$(PIP) -e ".[demo,tensorflow,jax,torch,bench]"
+	$(PIP) --no-deps xplique==2.0.2 tensorflow-probability==0.25.0 tf_keras==2.21.0
 	touch $@
 
 clean:
-	rm -rf .venv $(OUT) build src/*.egg-info
+	rm -rf .venv .venv-bench $(OUT) build src/*.egg-info
