@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from conftest import BACKEND, host, scatter
+from conftest import BACKEND, close, host, scatter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers as L
@@ -145,6 +145,17 @@ def test_values_add_up_with_any_number_of_cells(name):
         mass = np.abs(e.values).reshape(len(x), -1).sum(1)
         assert (np.abs(e.residual) <= 3e-6 * mass + 2e-6 * np.abs(e.prediction)).all(), (n, e.residual, mass)
         assert np.abs(e.prediction - e.base_value).max() > 1e-3
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+def test_large_rows_in_batches_of_any_size(activation):
+    """Where a backend compiles a rule for large tensors: the same values, however the cells are cut."""
+    model = scatter(image(L.Conv2D(16, 3, activation=activation), L.GlobalMaxPooling2D(), shape=(16, 16, 2)))
+    x = rows(model, 3)
+    whole = explain(model, x, 7, 1)
+    assert np.abs(whole.residual).max() <= 1e-5 * np.abs(whole.values).sum((1, 2, 3)).max()
+    for batch_size in (5, 16):
+        close(explain(model, x, 7, 1, batch_size=batch_size).values, whole.values)
 
 
 # ---- order -----------------------------------------------------------------------------------------------------------
