@@ -15,6 +15,9 @@ PROGRAM = """
 import sys
 import keras, numpy as np
 import aumann
+if keras.config.backend() == "jax":  # compiling takes longer than what it saves
+    import jax
+    jax.config.update("jax_disable_most_optimizations", True)
 L = keras.layers
 draw = np.random.default_rng(11)
 
