@@ -29,7 +29,7 @@ MORE = ["efficientnet", "silero", "cispliceai"]
 
 
 def digits(activation):
-    """A trained LeNet on 8 × 8 digits, twice enlarged, and twelve held-out rows."""
+    """A trained LeNet on 8 × 8 digits, three times enlarged and framed, and twelve held-out rows."""
     from sklearn.datasets import load_digits
 
     data = load_digits()

@@ -4,6 +4,7 @@
 read at an Embedding, and what the outputs look like; after that it only evaluates and differentiates.
 """
 
+import functools
 import inspect
 from dataclasses import dataclass
 from typing import Any
@@ -180,7 +181,7 @@ class Oracle:
         if hasattr(self.model, "pull"):
             return self._pull(points, side, index, functions)
 
-        units = units_of(operations(self.model), len_of(points[0]), self.backend.operate) if cells else {}
+        units = units_of(self.inside, len_of(points[0]), self.backend.operate) if cells else {}
 
         def values(points):
             return ops.take_along_axis(self.flat(points, side, functions, units), index, axis=1)
@@ -241,6 +242,11 @@ class Oracle:
         if self.readings:
             ends += self.compiled("read", ())(fed)
         return ends, [fed[i] for i in self.held]
+
+    @functools.cached_property
+    def inside(self):
+        """The layers and operations of the model: looked for once, since eager backends ask at every batch."""
+        return operations(self.model)
 
     @property
     def opaque(self):

@@ -37,11 +37,11 @@ def handlers(operations, rows, operate):
 
 def _activation(rule, rows, operate):
     def handler(original, x, *args, **kwargs):
+        if not _is_float(x):
+            return original(x, *args, **kwargs)
         own = rule
         if rule == "softmax" and (args or (kwargs.get("axis", -1) not in (-1, len(x.shape) - 1))):
             own = "average"
-        if not ops.is_tensor(x) or not keras.backend.is_float_dtype(keras.backend.standardize_dtype(x.dtype)):
-            return original(x, *args, **kwargs)
         return operate(lambda x: original(x, *args, **kwargs), [x], own, rows)
 
     return handler

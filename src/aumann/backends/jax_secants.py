@@ -25,7 +25,7 @@ ENTRYWISE = SMOOTH | set(
 # Operations that are affine in whatever moves: differentiated as ever.
 AFFINE = set(
     "add sub neg add_any reduce_sum reshape transpose broadcast_in_dim concatenate slice pad squeeze expand_dims rev "
-    "convert_element_type copy real imag copy_p cumsum reduce_precision dynamic_slice split".split()
+    "convert_element_type copy real imag cumsum reduce_precision dynamic_slice split".split()
 )
 # Operations that are affine as long as one operand moves.
 PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}

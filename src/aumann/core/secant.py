@@ -70,15 +70,6 @@ def selection(x, y, cotangent, rows, pull, push):
     return pull(x, cotangent * share) + pull(right, cotangent * (1 - share))
 
 
-def divided(x, y, cotangent, rows, unbroadcast=None):
-    """The cotangents of x and y in x / y: those of a product, and of 1/y whose secant is −1 / (y y′)."""
-    unbroadcast = unbroadcast or summed
-    inverse = 1 / y
-    right = following(inverse, rows)
-    above, below = 0.5 * cotangent * (inverse + right), -cotangent * middle(x, rows) * inverse * right
-    return unbroadcast(above, x), unbroadcast(below, y)
-
-
 def summed(x, like):
     """x summed to the shape that was broadcast to x's."""
     lead = len(x.shape) - len(like.shape)
@@ -86,6 +77,14 @@ def summed(x, like):
         x = ops.sum(x, axis=tuple(range(lead)))
     axes = tuple(i for i, (a, b) in enumerate(zip(x.shape, like.shape, strict=True)) if b == 1 and a != 1)
     return ops.sum(x, axis=axes, keepdims=True) if axes else x
+
+
+def divided(x, y, cotangent, rows, unbroadcast=summed):
+    """The cotangents of x and y in x / y: those of a product, and of 1/y whose secant is −1 / (y y′)."""
+    inverse = 1 / y
+    right = following(inverse, rows)
+    above, below = 0.5 * cotangent * (inverse + right), -cotangent * middle(x, rows) * inverse * right
+    return unbroadcast(above, x), unbroadcast(below, y)
 
 
 # ---- rules for one operation: (pull, inputs that move, output, cotangent, rows) -> the cotangents of those inputs ----
