@@ -210,11 +210,20 @@ def rule_of(name, here, eqn):
         return clamp
     if name == "div" and len(here) == 2:
         return lambda pull, ins, here, y, cotangent, rows: secant.divided(*ins, cotangent, rows)
+    if name == "reduce_window_max" and side_by_side(eqn.params):
+        sizes = eqn.params["window_dimensions"][1:]
+        return lambda pull, ins, here, y, cotangent, rows: [secant.windows(ins[0], cotangent, rows, sizes)]
     if name in SELECTIONS and len(here) == 1 and len(eqn.outvars) == 1:
         return selection
     if len(here) > 1 or eqn.invars[here[0]].aval.shape != eqn.outvars[0].aval.shape:
         return common(secant.average)
     return common(secant.smooth if name in SMOOTH or (name == "div" and here == [1]) else secant.average)
+
+
+def side_by_side(p):
+    """Whether windows neither overlap nor reach beyond the array, nor over several rows."""
+    plain = all(d == 1 for d in (*p["base_dilation"], *p["window_dilation"], p["window_dimensions"][0]))
+    return plain and p["window_dimensions"] == p["window_strides"] and not any(map(any, p["padding"]))
 
 
 def maximum(pull, ins, here, y, cotangent, rows, sign=1):

@@ -205,12 +205,49 @@ def _division(pull, op, xs, here, cotangent, rows):
     return secant.divided(*xs, cotangent, rows, _unbroadcast)
 
 
+@functools.cache
+def _windows(sizes):
+    return tf.function(
+        lambda x, cotangent, rows: secant.windows(x, cotangent, rows, sizes), jit_compile=True, autograph=False
+    )
+
+
 def _selection(pull, op, xs, here, cotangent, rows):
+    (x,) = xs
+    if op.type == "MaxPool" and op.get_attr("data_format") == b"NHWC":
+        sizes, strides = op.get_attr("ksize"), op.get_attr("strides")
+        whole = op.get_attr("padding") == b"VALID" or not any(
+            n is None or n % s for n, s in zip(x.shape[1:], sizes[1:], strict=True)
+        )
+        if sizes == strides and whole and x.shape[1:].is_fully_defined():
+            return [_windows(tuple(sizes[1:]))(x, cotangent, rows)]
+        return [_by_place(op, x, cotangent, rows)]
+
     def push(x, v):
         u = tf.zeros_like(op.outputs[0])
         return tf.gradients(pull([x], u)[0], u, grad_ys=v)[0]
 
     return [secant.selection(xs[0], op.outputs[0], cotangent, rows, lambda x, c: pull([x], c)[0], push)]
+
+
+def _by_place(op, x, cotangent, rows):
+    """A maximum over windows that overlap: `secant.selection` by the places of the winners, which are found once."""
+    about = {"ksize": op.get_attr("ksize"), "strides": op.get_attr("strides"), "padding": op.get_attr("padding")}
+    y, place = tf.raw_ops.MaxPoolWithArgmax(input=x, include_batch_in_index=True, **about)
+    step = tf.shape(x)[0] // rows
+    size = tf.size(x, out_type=tf.int64)
+    row = size // tf.shape(x, out_type=tf.int64)[0]
+    ahead = tf.cast(step, tf.int64) * row  # entries from a place to the same one at the right end of the cell
+    right, y_right = secant.following(place, rows) - ahead, secant.following(y, rows)
+    right = tf.concat([right[:-step], place[-step:]], axis=0)  # the last path point follows itself
+    flat = tf.reshape(x, [-1])
+    lag = tf.gather(flat, tf.minimum(place + ahead, size - 1)) - y_right
+    share = secant.left_share(y - tf.gather(flat, right), lag)
+
+    def pull(place, c):
+        return tf.raw_ops.MaxPoolGradWithArgmax(input=x, grad=c, argmax=place, include_batch_in_index=True, **about)
+
+    return pull(place, cotangent * share) + pull(right, cotangent * (1 - share))
 
 
 def _unbroadcast(x, like):

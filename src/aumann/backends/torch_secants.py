@@ -6,6 +6,7 @@ backward of its own; one without a rule of its own is differentiated at the aver
 """
 
 import torch
+import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -72,7 +73,10 @@ class Secants(TorchFunctionMode):
             args, kwargs = pytree.tree_unflatten([given.get(i, x) for i, x in enumerate(leaves)], spec)
             return func(*args, **kwargs)
 
-        rule = rule_of(name, leaves, here)
+        if name in PLACES:
+            rule = by_place(*PLACES[name], args, kwargs)
+        else:
+            rule = rule_of(name, leaves, here)
         if rule is secant.average and not differentiable(call, [leaves[i] for i in here], name):
             return func(*args, **kwargs)
         return _Operation.apply(call, rule, self.rows, *(leaves[i] for i in here))
@@ -195,12 +199,36 @@ def selection(pull, xs, y, cotangent, rows):
     return [secant.selection(xs[0], y, cotangent, rows, lambda x, c: pull([x], c)[0], push)]
 
 
+def by_place(places, axes, args, kwargs):
+    """A maximum over windows: `secant.selection` by the places of the winners, which are found once."""
+    kwargs = {k: v for k, v in kwargs.items() if k not in ("input", "return_indices")}
+
+    def rule(pull, xs, y, cotangent, rows):
+        (x,) = xs
+        _, place = places(x, *args[1:], **kwargs)
+        flat, place, y, c = (a.flatten(-axes) for a in (x, place, y, cotangent))
+        right = secant.following(place, rows)
+        lead = y - flat.gather(-1, right)
+        lag = secant.following(flat, rows).gather(-1, place) - secant.following(y, rows)
+        before = c * secant.left_share(lead, lag)
+        carried = torch.zeros_like(flat).scatter_add_(-1, place, before).scatter_add_(-1, right, c - before)
+        return [carried.view_as(x)]
+
+    return rule
+
+
 def bounds(leaves):
     """The two bounds of a clipping, far away where there is none."""
     low, high = [*leaves[1:3], None, None][:2]
     return -1e30 if low is None else low, 1e30 if high is None else high
 
 
+# name: (the same with places, axes of a window)
+PLACES = {
+    name: (places, axes)
+    for axes, places in enumerate((F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices), 1)
+    for name in (f"max_pool{axes}d", f"_max_pool{axes}d")
+}
 KINKS = {
     "relu6": lambda leaves: (0.0, 6.0),
     "hardtanh": lambda leaves: bounds(leaves) if len(leaves) > 2 else (-1.0, 1.0),

@@ -12,6 +12,9 @@ These are the rules, in mathematics alone; a backend finds the operations of a m
 number of path points in the batch; a tensor may hold several of its own rows for each.
 """
 
+import functools
+import itertools
+
 import keras
 from keras import ops
 
@@ -68,6 +71,45 @@ def selection(x, y, cotangent, rows, pull, push):
     right, y_right = following(x, rows), following(y, rows)
     share = left_share(y - push(right, x), push(x, right) - y_right)
     return pull(x, cotangent * share) + pull(right, cotangent * (1 - share))
+
+
+def windows(x, cotangent, rows, sizes):
+    """A maximum over windows that lie side by side: `selection` in one pass, the candidates being slices.
+
+    Args:
+        x: (n, …), of which entries beyond the last whole window are in none.
+        sizes: extent of a window along each axis of x but the first.
+    """
+    counts = [length // size for length, size in zip(x.shape[1:], sizes, strict=True)]
+
+    def candidates(x):
+        whole = x[(slice(None), *(slice(count * size) for count, size in zip(counts, sizes, strict=True)))]
+        for places in itertools.product(*map(range, sizes)):
+            yield whole[(slice(None), *(slice(a, None, size) for a, size in zip(places, sizes, strict=True)))]
+
+    left, right = list(candidates(x)), list(candidates(following(x, rows)))
+
+    def first(found, best):  # which candidate it is; ties go to the first, as every framework has it
+        which = ops.full_like(best, len(found) - 1, dtype="int32")
+        for k in reversed(range(len(found) - 1)):
+            which = ops.where(found[k] == best, k, which)
+        return which
+
+    def pick(found, which):
+        return functools.reduce(lambda y, k: ops.where(which == k, found[k], y), range(len(found) - 1), found[-1])
+
+    y, z = functools.reduce(ops.maximum, left), functools.reduce(ops.maximum, right)
+    i, j = first(left, y), first(right, z)
+    before = cotangent * left_share(y - pick(left, j), pick(right, i) - z)
+    after = cotangent - before
+    parts = [ops.where(i == k, before, 0) + ops.where(j == k, after, 0) for k in range(len(left))]
+    # (n, *sizes, *counts) -> (n, count, size, count, size, …) -> x's shape, with zeros beyond the last window
+    rank = len(sizes)
+    split = ops.reshape(ops.stack(parts, axis=1), (-1, *sizes, *counts))
+    split = ops.transpose(split, (0, *(a for k in range(rank) for a in (1 + rank + k, 1 + k))))
+    carried = ops.reshape(split, (-1, *(count * size for count, size in zip(counts, sizes, strict=True))))
+    over = [(0, length - own) for length, own in zip(x.shape[1:], carried.shape[1:], strict=True)]
+    return ops.pad(carried, [(0, 0), *over]) if any(map(any, over)) else carried
 
 
 def summed(x, like):
