@@ -28,17 +28,22 @@ CASES = [*DIGITS, "qlknn", "acdc_seq", "fer", "mtcnn_onet", "tox_block", "sleepe
 MORE = ["efficientnet", "silero", "cispliceai"]
 
 
-def digits(activation):
-    """A trained LeNet on 8 × 8 digits, three times enlarged and framed, and twelve held-out rows."""
+def enlarged():
+    """Digits of 8 × 8, three times enlarged and framed, and their classes."""
     from sklearn.datasets import load_digits
 
     data = load_digits()
     x = np.kron(data.images[..., None] / 16, np.ones((1, 3, 3, 1))).astype("float32")
-    x = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)))
+    return np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0))), data.target
+
+
+def digits(activation):
+    """A trained LeNet and twelve held-out rows."""
+    x, classes = enlarged()
     model = networks.digits_cnn(activation)
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(x[:1500], data.target[:1500], epochs=5, verbose=0)
-    return model, x[1500:1512], data.target[1500:1512]
+    model.fit(x[:1500], classes[:1500], epochs=5, verbose=0)
+    return model, x[1500:1512], classes[1500:1512]
 
 
 def find(name):

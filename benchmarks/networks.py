@@ -11,13 +11,32 @@ def mlp():
     return keras.Sequential([L.Input((32,)), L.Dense(64, "relu"), L.Dense(64, "relu"), L.Dense(3, "softmax")])
 
 
-def digits_cnn(activation="relu", final="softmax"):
+def iris():
+    """Two layers on four features."""
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([L.Input((4,)), L.Dense(16, "tanh"), L.Dense(16, "tanh"), L.Dense(3, "softmax")])
+
+
+def transformer():
+    """Three blocks of attention over the eight lines of a digit."""
+    keras.utils.set_random_seed(4)
+    x = L.Input((8, 8))
+    h = L.Dense(32)(x)
+    for _ in range(3):
+        normal = L.LayerNormalization()(h)
+        h = h + L.MultiHeadAttention(4, 8)(normal, normal)
+        h = h + L.Dense(32)(L.Dense(64, "gelu")(L.LayerNormalization()(h)))
+    return keras.Model(x, L.Dense(10, "softmax")(L.GlobalAveragePooling1D()(L.LayerNormalization()(h))))
+
+
+def digits_cnn(activation="relu", final="softmax", pooling="max"):
     """A LeNet-sized network on 28 × 28 digits."""
     keras.utils.set_random_seed(2)
+    pool = {"max": L.MaxPooling2D, "mean": L.AveragePooling2D}[pooling]
     return keras.Sequential([
         L.Input((28, 28, 1)),
-        L.Conv2D(16, 3, activation=activation), L.MaxPooling2D(),
-        L.Conv2D(32, 3, activation=activation), L.MaxPooling2D(),
+        L.Conv2D(16, 3, activation=activation), pool(2),
+        L.Conv2D(32, 3, activation=activation), pool(2),
         L.Flatten(), L.Dense(64, activation=activation), L.Dense(10, final),
     ])  # fmt: skip
 

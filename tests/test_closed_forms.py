@@ -48,7 +48,9 @@ def rows(dtype, n=6, features=4):
 def test_separable(dtype):
     """F = Σ fᵢ(xᵢ) has φᵢ = fᵢ(xᵢ) − fᵢ(0) on any path; the kink of the relu lies at the baseline."""
     x = rows(dtype)
-    e = aumann.IntegratedGradients(lambda x: sum(f(x[:, i]) for i, (f, _) in enumerate(PARTS))).explain(x)
+    e = aumann.IntegratedGradients(
+        lambda x: sum(f(x[:, i]) for i, (f, _) in enumerate(PARTS)), rule=aumann.gauss_legendre(50)
+    ).explain(x)
     truth = np.stack([g(x[:, i].astype("float64")) - g(0.0) for i, (_, g) in enumerate(PARTS)], axis=1)
     assert e.provenance["dtype"] == dtype and e.values.dtype == dtype
     assert relative(e.values, truth) <= RELATIVE_L1[dtype]
@@ -66,9 +68,9 @@ def test_product_is_shared_by_halves(dtype):
 def test_exponential_of_a_sum(dtype):
     """F = exp(w·x), from b: φᵢ = wᵢ (xᵢ − bᵢ) (F(x) − F(b)) / (w·(x − b))."""
     x, w, b = rows(dtype), np.array([0.3, -0.2, 0.5, 0.1], dtype), np.array([0.1, 0.2, -0.3, 0.4], dtype)
-    e = aumann.IntegratedGradients(lambda x: ops.exp(ops.sum(x * ops.convert_to_tensor(w), axis=1))).explain(
-        x, baseline=b
-    )
+    e = aumann.IntegratedGradients(
+        lambda x: ops.exp(ops.sum(x * ops.convert_to_tensor(w), axis=1)), rule=aumann.gauss_legendre(50)
+    ).explain(x, baseline=b)
     d, f = x.astype("float64") - b, lambda z: np.exp((z.astype("float64") * w).sum(-1))
     truth = w * d * ((f(x) - f(b)) / (w * d).sum(1))[:, None]
     assert relative(e.values, truth) <= RELATIVE_L1[dtype]
@@ -104,7 +106,7 @@ def test_float64_keras_model_keeps_its_digits():
             )
         finally:
             keras.config.set_dtype_policy(policy)
-        e = aumann.IntegratedGradients(model).explain(rows("float64"))
+        e = aumann.IntegratedGradients(model, rule=aumann.gauss_legendre(50)).explain(rows("float64"))
         assert e.provenance["dtype"] == "float64"
         limit = 1e-12 if keras.backend.result_type("float64", "float64") == "float64" else 1e-6
         assert np.abs(e.residual).max() <= limit * np.abs(e.values).sum(1).max()

@@ -67,7 +67,9 @@ def _parser():
     add("--target", default="predicted", help='3, "predicted", "all", several as 3,1,7, an index as box:3 or 39:2')
     start = 'a number, "mean" of the data, a file, or "fixed"; once for each INPUT, or for all (default: 0.0)'
     add("--baseline", action="append", metavar="[INPUT=]VALUE", help=start)
-    add("--rule", default="gauss_legendre:50", help=f"NAME:NODES with NAME among {', '.join(FAMILIES)}")
+    add("--tolerance", help="relative error at which a row is done (default: 0.01)")
+    add("--max-evaluations", help="gradients spent on a row at most (default: 2000)")
+    add("--rule", help=f"a fixed cost instead: NAME:NODES with NAME among {', '.join(FAMILIES)}")
     add("--output", help='name or index of an output, or "logits"')
     add("--layer", action="append", help="attribute at this layer; may be repeated")
     add("--batch-size", default="auto", help="path points per model call")
@@ -88,7 +90,9 @@ def _parser():
 
 
 def _explain(args):
-    target, rule = parse_target(args.target), parse_rule(args.rule)
+    target = parse_target(args.target)
+    exactness = {"rule": parse_rule(args.rule)} if args.rule else {}
+    exactness |= {k: _number(k, getattr(args, k)) for k in ("tolerance", "max_evaluations") if getattr(args, k)}
     settings = {"output": _name_or_index(args.output), "layer": args.layer, "batch_size": _batch_size(args.batch_size)}
     npz, png = _outputs(args)
     data = files.read_data(args.data, _names(args.columns), _names(args.drop), not args.no_header)
@@ -101,7 +105,7 @@ def _explain(args):
 
     import aumann
 
-    method = aumann.IntegratedGradients(model, rule=rule, **settings)
+    method = aumann.IntegratedGradients(model, **exactness, **settings)
     with _progress(args.quiet) as progress:
         explanation = method.explain(chosen, target, baseline, progress)
     with files.together(npz.parent) as folder:
@@ -234,6 +238,14 @@ def parse_rule(text):
             "gauss_legendre:50."
         )
     return FAMILIES[name](int(nodes)) if nodes else FAMILIES[name]()
+
+
+def _number(name, text):
+    try:
+        return int(text) if name == "max_evaluations" else float(text)
+    except ValueError:
+        wanted = "a whole number, such as 2000" if name == "max_evaluations" else "a number, such as 0.01"
+        raise ValueError(f"Expected --{name.replace('_', '-')} as {wanted}; received {text!r}.") from None
 
 
 def parse_rows(text, count):

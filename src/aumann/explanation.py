@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-FORMAT, VERSION = "aumann.Explanation", 1
-MIRRORS, RECORDS = ("values", "inputs", "baseline"), ("names", "provenance")
+FORMAT, VERSION = "aumann.Explanation", 2
+MIRRORS, RECORDS = ("values", "inputs", "baseline", "input_error"), ("names", "provenance")
 REST = "(rest)"
 
 
@@ -49,8 +49,10 @@ class Explanation:
         evaluations: gradients spent on each row, shape (n,).
         baseline: x'; per leaf an array whose first axis is 1 (shared) or n (one for each row): (1|n, *row), or
             (1|n, m, *row) for a set of m baselines. None where there is none.
-        error: estimated relative L1 error of each row's values, first axis n, or None if it was not estimated.
-        converged: whether each row met the tolerance, first axis n, or None.
+        error: estimated relative L1 error of each row's values, shaped like prediction, or None if it was not
+            estimated. What it promises and what not: docs/exactness.md.
+        converged: whether each row met the tolerance, shaped like prediction, or None.
+        input_error: of several inputs, the error of each one's own values; per leaf shaped like prediction, or None.
         names: JSON-able; "features" mirrors `inputs` with a list of str for the first feature axis of each leaf, or
             None; "targets" is a list of str, one per target.
         provenance: JSON-able record of how the values came about: versions, backend, rule, seed, ...
@@ -69,6 +71,7 @@ class Explanation:
     baseline: Any = None
     error: np.ndarray | None = None
     converged: np.ndarray | None = None
+    input_error: Any = None
     names: Mapping = dataclasses.field(default_factory=dict)
     provenance: Mapping = dataclasses.field(default_factory=dict)
 
@@ -364,9 +367,9 @@ def load(path) -> Explanation:
         raise ValueError(
             f"Expected a file written by Explanation.save; {path} is none ({problem}). Use the tool that made it."
         ) from problem
-    if header["version"] != VERSION:
+    if header["version"] not in range(1, VERSION + 1):
         raise ValueError(
-            f"Expected version {VERSION} of the format; {path} has version {header['version']}. "
+            f"Expected version {VERSION} of the format or an older one; {path} has version {header['version']}. "
             "Load it with the version of aumann that wrote it, or install a newer one."
         )
     fields = {name: _decode(node, arrays) for name, node in header["fields"].items()}

@@ -12,23 +12,34 @@ from keras import ops, tree
 
 from aumann import backends
 from aumann import inputs as arrays
-from aumann.core import baselines, engine, targets
+from aumann.core import baselines, engine, refinement, targets
 from aumann.core.paths import straight
-from aumann.core.rules import Rule, gauss_legendre, secant
+from aumann.core.rules import Rule, gauss_legendre
 from aumann.explanation import Explanation
 from aumann.oracle import Oracle, embeddings, no_embedding, operations
 from aumann.progress import reporter
+
+TOLERANCE = 0.01
+MAX_EVALUATIONS = 2000
+LEAST_EVALUATIONS = 9  # of the first two sums of secants
 
 
 class CompletenessWarning(UserWarning):
     """Rows whose values do not add up to F(x) − F(x′), or are not finite."""
 
 
+class ToleranceWarning(UserWarning):
+    """Rows whose estimated error is above the tolerance, all gradients that may be spent on them being spent."""
+
+
 class IntegratedGradients:
     """Integrated gradients: φᵢ = (xᵢ − x′ᵢ) ∫₀¹ ∂ᵢF(x′ + t (x − x′)) dt, Aumann–Shapley values of the features.
 
-    Costs `len(rule)` gradients a row and baseline, two forward passes a row, and memory in proportion to `batch_size`.
-    The model is never changed and never trains: inference mode throughout.
+    Every row is refined until its estimated relative L1 error is below the tolerance: on networks with kinks (ReLU and
+    its kin, max-pooling) by secants over more and more cells, on smooth ones by derivatives, each of which is used
+    again (`aumann.core.refinement`; docs/exactness.md says what the error promises). With a rule, the cost is fixed
+    instead: `len(rule)` gradients a row and baseline, whatever error that leaves. Besides, two forward passes a row,
+    and memory in proportion to `batch_size`. The model is never changed and never trains: inference mode throughout.
 
     Args:
         model: a built Keras 3 model or layer (Sequential, Functional, subclassed, nested), a function of tensors of the
@@ -37,7 +48,10 @@ class IntegratedGradients:
             final softmax or sigmoid.
         layer: name, object or list of those: attribute at that layer's output instead of at the input which it reads.
             Integer ids are attributed at their Embedding without asking.
-        rule: nodes and weights of the integral, as `aumann.gauss_legendre(50)`.
+        tolerance: relative L1 error of a row's values at which it is done, 0.01 unless a rule is given.
+        max_evaluations: gradients spent on a row and baseline at most; rows that would need more are named in one
+            warning, and `Explanation.converged` tells them.
+        rule: nodes and weights of the integral, as `aumann.gauss_legendre(50)`, in place of a tolerance.
         batch_size: rows per model call, counted in path points; "auto" sizes it by the model's activations.
 
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
@@ -45,7 +59,17 @@ class IntegratedGradients:
 
     path = staticmethod(straight)
 
-    def __init__(self, model, *, output=None, layer=None, rule=None, batch_size="auto"):
+    def __init__(
+        self,
+        model,
+        *,
+        output=None,
+        layer=None,
+        tolerance=None,
+        max_evaluations=None,
+        rule=None,
+        batch_size="auto",
+    ):
         if not callable(model):
             raise TypeError(
                 f"Expected a Keras model or a function, received {type(model).__name__}. "
@@ -58,9 +82,14 @@ class IntegratedGradients:
             )
         if inspect.isclass(model):
             raise TypeError(f"Expected a model, received the class {model.__name__}. Make an instance of it.")
-        rule = gauss_legendre(50) if rule is None else rule
-        if not isinstance(rule, Rule):
+        if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"Expected a rule, received {rule!r}. Give one such as aumann.gauss_legendre(50).")
+        if rule is not None and (tolerance is not None or max_evaluations is not None):
+            raise ValueError(
+                f"Expected a rule or a tolerance, received rule={rule.name} with "
+                + (f"tolerance={tolerance!r}" if tolerance is not None else f"max_evaluations={max_evaluations!r}")
+                + ". A rule fixes the cost and a tolerance the error: leave one of them out."
+            )
         if batch_size != "auto" and (
             isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1
         ):
@@ -69,6 +98,8 @@ class IntegratedGradients:
                 "Leave it out, or lower it where memory runs short."
             )
         self.model, self.output, self.rule, self.batch_size = model, output, rule, batch_size
+        self.tolerance = None if rule is not None else _tolerance(TOLERANCE if tolerance is None else tolerance)
+        self.max_evaluations = _max_evaluations(MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
         self.layers = _find_layers(model, layer)
         self._oracles = {}
 
@@ -84,7 +115,7 @@ class IntegratedGradients:
             baseline: where the path starts: a constant, a row, one row per row, `aumann.baselines.weighted(rows)`, a
                 callable inputs -> baseline, or "fixed" for an input that must not move; a list or dict for several
                 inputs. For integer ids an integer is a token id, a float a constant of the embedding.
-            progress: True for a bar, or a callable (gradients done, gradients in all).
+            progress: True for a bar, or a callable (gradients done, gradients known to be needed so far).
 
         Returns:
             `aumann.Explanation`, whose fields mirror the structure of `inputs`.
@@ -115,7 +146,9 @@ class _Run:
     def __init__(self, method, oracle, structure, leaves, rows, target, baseline, progress):
         self.method, self.oracle, self.structure, self.leaves, self.rows = method, oracle, structure, leaves, rows
         self.target, self.progress = target, progress
-        self.rule = method.rule.middles() if method.rule.cells and oracle.opaque else method.rule
+        self.rule = method.rule
+        if self.rule is not None and self.rule.cells and oracle.opaque:
+            self.rule = self.rule.middles()
         self.arrays = [leaf.array for leaf in leaves]
         self.batch_size = _batch_size(method.batch_size, oracle)
         self.functions = targets.callables(target)
@@ -124,7 +157,7 @@ class _Run:
         self.starts = self._starts(baseline)
 
     def explanation(self, weights):
-        o, method = self.oracle, self.method
+        o = self.oracle
         index, prediction = self._predict()
         base_value = self._base_value(index)
         if not np.isfinite(base_value).all():
@@ -133,16 +166,16 @@ class _Run:
                 "Expected finite predictions at the baseline, received NaN or infinity from the model for the "
                 f"baselines of rows {arrays.brief(bad)}. Choose a baseline= where the model is defined."
             )
-        work = engine.Work(self.rows, self._load, self.starts, index, self.rule, o.shapes, o.dtype)
-        step = o.compiled("step", self.functions, method.path, len(self.columns), self.rule.cells)
-        with reporter(self.progress, self.rows * work.points) as advance:
-            found = engine.integrate(step, work, self.batch_size, o.backend.DYNAMIC, o.backend.host, advance)
+        self.work = engine.Work(self.rows, self._load, self.starts, index, self.rule, o.shapes, o.dtype)
+        with reporter(self.progress) as self.tally:
+            done = self._refined() if self.rule is None else self._fixed()
+        found = done.values
         total = sum(v.sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in found)
         mass = sum(np.abs(v).sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in found)
         residual = total - (prediction - base_value)
         self._refuse_silent_integers(found, index, prediction)
-        self._refuse_steps(step, found, index, np.abs(prediction - base_value).max(1))
-        _judge(found, residual, mass, prediction, base_value, o)
+        self._refuse_steps(found, np.abs(prediction - base_value).max(1))
+        self._judge(done, residual, mass, prediction, base_value)
         one = (lambda a: a) if targets.is_several(self.target) else (lambda a: a[:, 0])
         return Explanation(
             values=self._pack([one(v) for v in self._values(found)]),
@@ -151,12 +184,111 @@ class _Run:
             prediction=one(prediction),
             base_value=one(base_value),
             residual=one(residual),
-            error=None,
-            converged=None,
-            evaluations=np.full(self.rows, work.points),
+            **self._errors(done, one),
+            evaluations=done.evaluations,
             names=self._names(),
             provenance=self._provenance(weights.result()),
         )
+
+    # ---- the integral ------------------------------------------------------------------------------------------
+
+    def _integrate(self, rows, rule):
+        """Sums of some rows by a rule: for each point (rows, targets, *row)."""
+        o, work = self.oracle, self.work.of(rows, rule)
+        step = o.compiled("step", self.functions, self.method.path, len(self.columns), rule.cells)
+        self.tally.expect(work.rows * work.points)
+        return engine.integrate(step, work, self.batch_size, o.backend.dynamic(rule.cells), o.backend.host, self.tally)
+
+    def _fixed(self):
+        values = self._integrate(np.arange(self.rows), self.rule)
+        return refinement.Refined(values, None, None, np.full(self.rows, self.work.points))
+
+    def _refined(self):
+        """To the tolerance: by secants where there are kinks or where no derivative exists at an end of the path."""
+        method = self.method
+        rounding = 16 * float(np.finfo(self.oracle.dtype).eps)
+
+        def refine(sums, rows):
+            self.sums = sums.name
+            settings = len(self.columns), method.tolerance, method.max_evaluations, rounding
+            return refinement.refine(sums, rows, *settings)
+
+        rows = np.arange(self.rows)
+        secants = refinement.secants(self._integrate, lambda n: engine.fit(n, self.batch_size))
+        opaque = self.oracle.opaque
+        if not opaque and self.oracle.kinked(self.functions):
+            done = refine(secants, rows)
+        else:
+            done = refine(refinement.trapezoids(self._integrate, smooth=not opaque), rows)
+            lost = rows[~np.isfinite(done.error).all(1)]
+            if len(lost) and not opaque:
+                done.put(lost, refine(secants, lost))
+        done.evaluations *= self.starts.count
+        return done
+
+    def _errors(self, done, one):
+        """What is known of the error: nothing, for a rule."""
+        if done.error is None:
+            return {}
+        found = {"error": one(done.error), "converged": one(done.error <= self.method.tolerance)}
+        if len(self.leaves) > 1:
+            found["input_error"] = self._pack([one(e) for e in self._part_errors(done)])
+        return found
+
+    def _part_errors(self, done):
+        """For every leaf (n, targets): the error of its own values, which may be those of several points."""
+        points = [*self.oracle.moving, *(r.leaf for r in self.oracle.readings)]
+        sizes = [refinement.size(v) for v in done.values]
+        off, mass = (np.zeros((len(self.leaves), self.rows, len(self.columns))) for _ in range(2))
+        for i, part, size in zip(points, done.parts, sizes, strict=True):
+            off[i] += part * size
+            mass[i] += size
+        return np.divide(off, mass, out=np.zeros_like(off), where=mass > 0)
+
+    def _judge(self, done, residual, mass, prediction, base_value):
+        """What must be said about the numbers: not finite, not as exact as was asked for, or not complete."""
+        bad = np.flatnonzero(~np.isfinite(mass).all(1))
+        if len(bad):
+            warnings.warn(
+                f"The gradient is not finite {self._where_not_finite(bad[0])} on the path of row {bad[0]}, and the "
+                f"values of rows {arrays.brief(bad)} hold NaN or infinity. Move the baseline away from where the model "
+                "is not differentiable.",
+                CompletenessWarning,
+                stacklevel=4,
+            )
+        if done.error is not None:
+            self._name_the_inexact(done)
+            return
+        noise = 32 * np.finfo(self.oracle.dtype).eps * np.maximum(np.abs(prediction), np.abs(base_value))
+        loose = np.flatnonzero((np.abs(residual) > np.maximum(0.05 * mass, noise)).any(1))
+        if len(loose):
+            warnings.warn(
+                f"The values of rows {arrays.brief(loose)} miss F(x) − F(x′) by more than 5 % of their mass; see "
+                "Explanation.residual. Use more nodes, or a tolerance in place of a rule.",
+                CompletenessWarning,
+                stacklevel=4,
+            )
+
+    def _name_the_inexact(self, done):
+        worst = np.where(np.isfinite(done.error), done.error, -1).max(1)
+        rows = np.flatnonzero(worst > self.method.tolerance)
+        if len(rows):
+            row = worst.argmax()
+            warnings.warn(
+                f"Rows {arrays.brief(rows)} did not reach the tolerance {self.method.tolerance:g} with "
+                f"{self.method.max_evaluations} gradients each; the largest estimated error is {worst[row]:.2g}, of "
+                f"row {row}. Raise max_evaluations= or tolerance=, or choose a nearer baseline; see Explanation.error.",
+                ToleranceWarning,
+                stacklevel=5,
+            )
+
+    def _where_not_finite(self, row):
+        """The first place on the path of a row, of those looked at, without a finite gradient."""
+        for t in np.linspace(0, 1, 65) if self.rule is None else self.rule.nodes:
+            found = self._integrate(np.array([row]), Rule(f"at {t:g}", [t], [1.0], 0))
+            if not all(np.isfinite(v).all() for v in found):
+                return f"at t = {t:.3g}"
+        return "somewhere"
 
     # ---- the ends ----------------------------------------------------------------------------------------------
 
@@ -220,7 +352,7 @@ class _Run:
     def _outputs(self, count, load):
         """(rows, outputs as a host array (rows, positions)) over batches."""
         flat = self.oracle.compiled("flat", self.functions)
-        for rows, real in engine.groups(count, min(self.batch_size, max(count, 1)), self.oracle.backend.DYNAMIC):
+        for rows, real in engine.groups(count, min(self.batch_size, max(count, 1)), self.oracle.backend.dynamic(False)):
             out = self.oracle.backend.host(flat(*load(rows)))
             yield rows[:real], np.asarray(out, np.float64)[:real]
 
@@ -240,17 +372,11 @@ class _Run:
                 if (np.take_along_axis(flat, own, 1) != prediction[rows]).any():
                     raise TypeError(no_embedding(self.oracle.names[i]))
 
-    def _refuse_steps(self, step, found, index, change):
+    def _refuse_steps(self, found, change):
         """An output that changes on a path where no gradient is found, however closely one looks, is made of steps."""
         if any(v.any() for v in found) or not change.any():
             return
-        row = int(change.argmax())
-        one = lambda a: a[row : row + 1] if len(a) > 1 else a  # noqa: E731
-        o, starts = self.oracle, baselines.Starts([one(p) for p in self.starts.points], one(self.starts.weights))
-        fine = secant(256) if self.rule.cells else gauss_legendre(256)
-        work = engine.Work(1, lambda rows: self._load(rows + row), starts, one(index), fine, o.shapes, o.dtype)
-        found = engine.integrate(step, work, self.batch_size, o.backend.DYNAMIC, o.backend.host)
-        if not any(v.any() for v in found):
+        if not any(v.any() for v in self._integrate(change.argmax()[None], gauss_legendre(256))):
             raise ValueError(
                 "Expected a differentiable output, received one that changes between baseline and input while every "
                 "gradient on the path is exactly zero (as rounding or a comparison give). Explain the score before it."
@@ -319,7 +445,7 @@ class _Run:
         a, m = below.shape[:2]
         k = len(o.moving) + o.readings.index(reading)
         out = np.empty((a * m, *reading.shape), o.dtype)
-        for pairs, real in engine.groups(a * m, self.batch_size, o.backend.DYNAMIC):
+        for pairs, real in engine.groups(a * m, self.batch_size, o.backend.dynamic(False)):
             fed = [x[pairs // m] for x in self.arrays]
             fed[i] = below[pairs // m, pairs % m]
             out[pairs[:real]] = o.backend.host(o.load(fed)[0][k])[:real]
@@ -374,7 +500,7 @@ class _Run:
         read = {o.names[r.leaf]: r.layer.name for r in o.readings}
         return {
             "method": type(self.method).__name__,
-            "rule": self.rule.name,
+            **self._exactness(),
             "output": self.method.output if self.method.output is None else str(self.method.output),
             **({"explained": "before the final softmax or sigmoid"} if o.hidden else {}),
             **({"layers": read} if read else {}),
@@ -387,6 +513,12 @@ class _Run:
             "versions": {"aumann": version("aumann"), "keras": keras.__version__, "numpy": np.__version__, **versions},
             "model": weights,
         }
+
+    def _exactness(self):
+        if self.rule is not None:
+            return {"rule": self.rule.name}
+        limits = {"tolerance": self.method.tolerance, "max_evaluations": self.method.max_evaluations}
+        return {"rule": f"{self.sums}, refined", **limits}
 
 
 def fingerprint(model):
@@ -444,22 +576,19 @@ def _refuse_integer_outputs(columns, oracle):
                 )
 
 
-def _judge(found, residual, mass, prediction, base_value, oracle):
-    """What must be said about the numbers: not finite, or not complete."""
-    bad = np.flatnonzero(~np.isfinite(mass).all(1))
-    if len(bad):
-        warnings.warn(
-            f"The gradient is not finite somewhere on the path of rows {arrays.brief(bad)}, and their values hold NaN "
-            "or infinity. Move the baseline away from where the model is not differentiable.",
-            CompletenessWarning,
-            stacklevel=4,
+def _tolerance(tolerance):
+    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.number)) or not tolerance > 0:
+        raise ValueError(
+            f"Expected a tolerance > 0, the relative error that the values of a row may have; received {tolerance!r}. "
+            "Give for example 0.01."
         )
-    noise = 32 * np.finfo(oracle.dtype).eps * np.maximum(np.abs(prediction), np.abs(base_value))
-    loose = np.flatnonzero((np.abs(residual) > np.maximum(0.05 * mass, noise)).any(1))
-    if len(loose):
-        warnings.warn(
-            f"The values of rows {arrays.brief(loose)} miss F(x) − F(x′) by more than 5 % of their mass; see "
-            "Explanation.residual. Use more nodes, or a path that the model is smoother on.",
-            CompletenessWarning,
-            stacklevel=4,
+    return float(tolerance)
+
+
+def _max_evaluations(most):
+    if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < LEAST_EVALUATIONS:
+        raise ValueError(
+            f"Expected max_evaluations to be a whole number ≥ {LEAST_EVALUATIONS}, the gradients of the two sums whose "
+            f"difference gives the first error; received {most!r}. Give for example {MAX_EVALUATIONS}."
         )
+    return int(most)

@@ -83,7 +83,7 @@ class Oracle:
         self.moving = [i for i, role in enumerate(self.roles) if role == "moves"]
         self.held = [i for i, role in enumerate(self.roles) if role != "moves"]
         self.shapes = [leaves[i].array.shape[1:] for i in self.moving] + [r.shape for r in self.readings]
-        self._compiled = {}
+        self._compiled, self._kinked, self._first = {}, {}, first
         if not self.shapes:
             raise ValueError(
                 f"Expected at least one input to move along the path, received only fixed ones, {self.names}. Hold "
@@ -247,6 +247,16 @@ class Oracle:
     def inside(self):
         """The layers and operations of the model: looked for once, since eager backends ask at every batch."""
         return operations(self.model)
+
+    def kinked(self, functions=()):
+        """Whether F, or a target function, has kinks or steps, as a ReLU has: seen from its operations."""
+        functions = tuple(functions)
+        if functions not in self._kinked:
+            ends = [ops.zeros((1, *shape), self.dtype) for shape in self.shapes]
+            side = [ops.convert_to_tensor(self._first[i]) for i in self.held]
+            units = units_of(self.inside, 1, self.backend.operate)
+            self._kinked[functions] = self.backend.kinked(lambda ends: self.flat(ends, side, functions, units), ends)
+        return self._kinked[functions]
 
     @property
     def opaque(self):

@@ -3,25 +3,37 @@
 import contextlib
 
 
-@contextlib.contextmanager
-def reporter(progress, total):
-    """A function (gradients just done) -> None, or None.
+class Tally:
+    """Gradients done and still to be done, passed on to whoever wants to hear.
 
     Args:
-        progress: None or False for silence, True for a bar (tqdm), or a callable (done, total).
-        total: gradients in all.
+        hear: (done, expected) -> None.
+    """
+
+    def __init__(self, hear):
+        self.hear, self.done, self.expected = hear, 0, 0
+
+    def expect(self, count):
+        """So many more will be needed."""
+        self.expected += count
+
+    def __call__(self, count):
+        """So many more are done."""
+        self.done += count
+        self.hear(self.done, self.expected)
+
+
+@contextlib.contextmanager
+def reporter(progress):
+    """A `Tally` for the length of a block.
+
+    Args:
+        progress: None or False for silence, True for a bar (tqdm), or a callable (done, expected).
     """
     if progress is None or progress is False:
-        yield None
+        yield Tally(lambda done, expected: None)
     elif callable(progress):
-        done = 0
-
-        def advance(count):
-            nonlocal done
-            done += count
-            progress(done, total)
-
-        yield advance
+        yield Tally(progress)
     else:
         try:
             from tqdm.auto import tqdm
@@ -30,5 +42,10 @@ def reporter(progress, total):
                 'Expected tqdm for progress=True, which is not installed. pip install "aumann[progress]", or give a '
                 "callable (done, total)."
             ) from error
-        with tqdm(total=total, unit="grad", unit_scale=True) as bar:
-            yield bar.update
+        with tqdm(unit="grad", unit_scale=True) as bar:
+
+            def hear(done, expected):
+                bar.total = expected
+                bar.update(done - bar.n)
+
+            yield Tally(hear)

@@ -30,6 +30,7 @@ AFFINE = set(
 # Operations that are affine as long as one operand moves.
 PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
 UNIT = "secant_"
+KINKS = {"max", "min", "abs", "clamp", "sign", "floor", "ceil", "round"}
 SELECTIONS = {"reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min", "cummax", "cummin", "sort"}
 
 
@@ -119,6 +120,33 @@ def _pull(call, ins, here, one):
         return jax.vjp(at, *points)[1](cotangent)
 
     return pull
+
+
+def kinked(fn, points):
+    """Whether something that moves passes a kink on its way through fn, which is only traced."""
+    closed = jax.make_jaxpr(fn)(points)
+    return kinks(closed.jaxpr, [True] * len(closed.jaxpr.invars))
+
+
+def kinks(jaxpr, moving):
+    flags = spread(jaxpr, moving)
+    for eqn in jaxpr.eqns:
+        moves = [not isinstance(v, Literal) and v in flags for v in eqn.invars]
+        name = str(eqn.params.get("name", ""))
+        if not any(moves):
+            continue
+        if name.startswith(UNIT):
+            found = name.removeprefix(UNIT) in secant.KINKED
+        elif eqn.primitive.name == "scan":
+            consts = eqn.params["num_consts"]
+            found = kinks(eqn.params["jaxpr"].jaxpr, moves[:consts] + [True] * (len(moves) - consts))
+        elif (inner := body(eqn)) is not None:
+            found = kinks(inner.jaxpr, moves)
+        else:
+            found = eqn.primitive.name in KINKS | SELECTIONS
+        if found:
+            return True
+    return False
 
 
 def operate(call, xs, rule, rows):

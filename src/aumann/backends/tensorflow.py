@@ -4,12 +4,17 @@ import contextlib
 
 import keras
 import tensorflow as tf
+from keras import tree
 
 from aumann.backends import Reads
+from aumann.backends.tensorflow_secants import kinked as kinked
 from aumann.backends.tensorflow_secants import operate as operate
 from aumann.backends.tensorflow_secants import secants as secants
 
-DYNAMIC = True
+
+def dynamic(cells):
+    """Graphs take any number of rows; rules of secants that XLA compiles do not."""
+    return not cells
 
 
 def compile(fn, variables):
@@ -19,11 +24,15 @@ def compile(fn, variables):
         with keras.StatelessScope():
             return fn(*args)
 
-    graph = tf.function(stateless, autograph=False, reduce_retracing=True)
+    graphs = {}
 
     def run(*args):
+        specs = tree.map_structure(_spec, args)
+        key = str(specs)
+        if key not in graphs:
+            graphs[key] = tf.function(stateless, autograph=False, input_signature=specs)
         try:
-            return graph(*args)
+            return graphs[key](*args)
         except tf.errors.InvalidArgumentError as error:
             raise ValueError(
                 f"Expected the model to accept its inputs, received an error while it ran: {error.message}. "
@@ -31,6 +40,12 @@ def compile(fn, variables):
             ) from error
 
     return run
+
+
+def _spec(x):
+    """Any number of rows, unless it is one, which may be one for all."""
+    shape = list(x.shape)
+    return tf.TensorSpec([None, *shape[1:]] if shape and shape[0] != 1 else shape, x.dtype)
 
 
 def trace(fn, *arrays):

@@ -31,9 +31,13 @@ PRODUCTS = set(
     "Mul MatMul BatchMatMul BatchMatMulV2 Einsum Conv2D Conv3D DepthwiseConv2dNative Conv2DBackpropInput "
     "Conv3DBackpropInputV2".split()
 )
+KINKS = set(
+    "Relu Relu6 LeakyRelu Elu Selu Abs Maximum Minimum ClipByValue MaxPool MaxPool3D Max Min Sign Floor Ceil Rint "
+    "Round TopKV2 SegmentMax".split()
+)
 SELECTIONS = {"Max", "Min", "MaxPool", "MaxPool3D"}
 
-LARGE = 2048  # elements of a row from which on a rule is compiled
+LARGE = 1 << 22  # elements of a tensor from which on a rule is worth compiling: 0.1 s for each new shape
 
 _cells = threading.local()
 
@@ -83,6 +87,26 @@ def _mark_loop(op, moves):
         if grown == moves:
             return moves
         moves = grown
+
+
+def kinked(fn, points):
+    """Whether something that moves passes a kink on its way through fn, which is only traced."""
+    specs = [tf.TensorSpec(p.shape, p.dtype) for p in points]
+    graph = tf.function(fn, autograph=False).get_concrete_function(specs).graph
+    return any(op.type in KINKS for op in _moving(graph.get_operations(), {x.name for x in graph.inputs}))
+
+
+def _moving(operations, names):
+    """The operations that something moving reaches, in loops too; names gather what moves."""
+    for op in operations:
+        moves = [x.name in names for x in op.inputs]
+        if not any(moves) or op.type == "StopGradient":
+            continue
+        names.update(y.name for y in op.outputs)
+        yield op
+        if op.type == "While":
+            body = op._body_graph
+            yield from _moving(body.get_operations(), {x.name for x in body.inputs if x.dtype.is_floating})
 
 
 def operate(call, xs, rule, rows):
@@ -169,24 +193,31 @@ def _rule(op, here):
     return lambda pull, op, xs, here, cotangent, rows: rule(pull, xs, op.outputs[0], cotangent, rows)
 
 
-@functools.cache
-def _fused(kinks):
-    """One pass of XLA over what would be ten of memory: as fast as the gradient of a ReLU."""
+def _fused(carry):
+    """One pass of XLA over what would be ten of memory, where that pays: as fast as the gradient of a ReLU."""
+    once = tf.function(carry, jit_compile=True, autograph=False)
 
+    def run(x, cotangent, rows, small=carry):
+        large = tf.size(x, out_type=tf.int64) >= LARGE
+        return tf.cond(large, lambda: once(x, cotangent, rows), lambda: small(x, cotangent, rows))
+
+    return run
+
+
+@functools.cache
+def _gates(kinks):
     def carry(x, cotangent, rows):
         share = secant.open_fraction(x, rows)
         for kink in kinks:
             share -= secant.open_fraction(x - kink, rows)
         return cotangent * share
 
-    return carry, tf.function(carry, jit_compile=True, autograph=False)
+    return _fused(carry)
 
 
 def _gate(pull, op, xs, here, cotangent, rows):
-    """ReLU, and that which stops rising at 6. What is small is not worth compiling."""
-    plain, fused = _fused(() if op.type == "Relu" else (6.0,))
-    size = xs[0].shape[1:].num_elements()
-    return [(fused if size and size >= LARGE else plain)(xs[0], cotangent, rows)]
+    """ReLU, and that which stops rising at 6."""
+    return [_gates(() if op.type == "Relu" else (6.0,))(xs[0], cotangent, rows)]
 
 
 def _maximum(pull, op, xs, here, cotangent, rows):
@@ -207,9 +238,7 @@ def _division(pull, op, xs, here, cotangent, rows):
 
 @functools.cache
 def _windows(sizes):
-    return tf.function(
-        lambda x, cotangent, rows: secant.windows(x, cotangent, rows, sizes), jit_compile=True, autograph=False
-    )
+    return _fused(lambda x, cotangent, rows: secant.windows(x, cotangent, rows, sizes))
 
 
 def _selection(pull, op, xs, here, cotangent, rows):
@@ -220,7 +249,7 @@ def _selection(pull, op, xs, here, cotangent, rows):
             n is None or n % s for n, s in zip(x.shape[1:], sizes[1:], strict=True)
         )
         if sizes == strides and whole and x.shape[1:].is_fully_defined():
-            return [_windows(tuple(sizes[1:]))(x, cotangent, rows)]
+            return [_windows(tuple(sizes[1:]))(x, cotangent, rows, functools.partial(_by_place, op))]
         return [_by_place(op, x, cotangent, rows)]
 
     def push(x, v):

@@ -7,9 +7,13 @@ import torch
 
 from aumann.backends import Reads
 from aumann.backends.torch_secants import Secants
+from aumann.backends.torch_secants import kinked as kinked
 from aumann.backends.torch_secants import operate as operate
 
-DYNAMIC = True
+
+def dynamic(cells):
+    """Nothing is compiled."""
+    return True
 
 
 def compile(fn, variables):

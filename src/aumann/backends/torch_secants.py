@@ -45,6 +45,12 @@ SELECTIONS = set(
 )
 
 
+OTHERS = set(  # that have kinks too
+    "relu leaky_relu rrelu prelu abs absolute maximum minimum max min clamp_min clamp_max sign floor ceil round sort "
+    "topk amin fmax fmin median".split()
+)
+
+
 class Secants(TorchFunctionMode):
     """A block in which operations carry cotangents back over cells.
 
@@ -73,13 +79,31 @@ class Secants(TorchFunctionMode):
             args, kwargs = pytree.tree_unflatten([given.get(i, x) for i, x in enumerate(leaves)], spec)
             return func(*args, **kwargs)
 
-        if name in PLACES:
-            rule = by_place(*PLACES[name], args, kwargs)
-        else:
-            rule = rule_of(name, leaves, here)
+        rule = by_place(*PLACES[name], args, kwargs) if name in PLACES else rule_of(name, leaves, here)
         if rule is secant.average and not differentiable(call, [leaves[i] for i in here], name):
             return func(*args, **kwargs)
         return _Operation.apply(call, rule, self.rows, *(leaves[i] for i in here))
+
+
+class _Names(TorchFunctionMode):
+    """A block in which the operations that something moving passes are noted by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        leaves, _ = pytree.tree_flatten((args, kwargs or {}))
+        if any(torch.is_tensor(x) and x.requires_grad for x in leaves):
+            self.names.add(getattr(func, "__name__", "").rstrip("_"))
+        return func(*args, **kwargs or {})
+
+
+def kinked(fn, points):
+    """Whether something that moves passes a kink on its way through fn, which is run."""
+    with torch.enable_grad(), _Names() as seen:
+        fn([p.detach().requires_grad_() for p in points])
+    return not seen.names.isdisjoint(KINKED | SELECTIONS | KINKS.keys() | OTHERS)
 
 
 def operate(call, xs, rule, rows):

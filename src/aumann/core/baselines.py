@@ -61,6 +61,11 @@ class Starts:
         """Whether every row starts from the same baselines."""
         return all(len(p) == 1 for p in self.points)
 
+    def of(self, rows):
+        """Those of some rows."""
+        own = lambda a: a[rows] if len(a) > 1 else a  # noqa: E731
+        return Starts([own(p) for p in self.points], own(self.weights))
+
 
 def split(baseline, names, pack):
     """One baseline for each leaf of the inputs, and the weights of the set if there is one.

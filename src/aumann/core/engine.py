@@ -5,7 +5,7 @@ the sums stay on the device between them. Memory therefore grows with batch_size
 baselines or rows.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ def pack(points, batch_size, overlap=0):
 
     Points that do not fit are cut into chunks of one width, that between half and all of batch_size which leaves the
     fewest idle places in the last chunk. A chunk of cells begins with the point that the last one ended with, an
-    `overlap` of one; it holds two points at least.
+    `overlap` of one; it holds two points at least, and its width is round, whatever the number of cells.
     """
     batch_size = max(batch_size, 1 + overlap)
     if points <= batch_size:
@@ -41,20 +41,40 @@ def pack(points, batch_size, overlap=0):
     def chunks(width):
         return -(-(points - overlap) // (width - overlap))
 
-    widths = range(batch_size, max(1 + overlap, batch_size // 2) - 1, -1)
+    if overlap:
+        return Packing(1, below(batch_size), chunks(below(batch_size)))
+    widths = range(batch_size, max(1, batch_size // 2) - 1, -1)
     width = min(widths, key=lambda width: chunks(width) * width)
     return Packing(1, width, chunks(width))
+
+
+def above(count):
+    """The next round number, 2ᵏ or 3 · 2ᵏ: a few shapes serve whatever is compiled for each of them."""
+    power = 1 << max(count - 1, 0).bit_length()
+    return power // 4 * 3 if power // 4 * 3 >= count else power
+
+
+def below(count):
+    """The round number before."""
+    power = 1 << count.bit_length() - 1
+    return power // 2 * 3 if power // 2 * 3 <= count else power
+
+
+def fit(cells, batch_size):
+    """The least number of cells ≥ `cells` that leaves no place idle in batches of round sizes."""
+    width = below(max(batch_size, 2))
+    return above(cells + 1) - 1 if cells < width else -(-cells // (width - 1)) * (width - 1)
 
 
 def groups(rows, size, dynamic):
     """Row indices of each batch: arrays (≤ size,) and how many of them count.
 
     Where every new shape is compiled (`dynamic` False) the last batch is padded, by repeating its last row, to the
-    next power of two, so that a few shapes serve any number of rows.
+    next round number.
     """
     for first in range(0, rows, size):
         count = min(size, rows - first)
-        width = count if dynamic else min(size, 1 << (count - 1).bit_length())
+        width = count if dynamic else min(size, above(count))
         yield np.minimum(np.arange(first, first + width), rows - 1), count
 
 
@@ -68,12 +88,12 @@ def make_step(gradients, path):
 
     Returns:
         step(sums, ends, starts, tw, side, index) -> sums, with for each point sums (S, targets, *row), ends (S, *row),
-        starts (1 or S, 1 or M, *row); tw is [t, w], each (S, M); side and index are (S, …).
+        starts (1 or S, 1 or M, *row); tw is [t, w], each (S·M,); side and index are (S, …).
     """
 
     def step(sums, ends, starts, tw, side, index):
         t, w = tw
-        width = ops.shape(t)[1]
+        width = ops.shape(t)[0] // ops.shape(ends[0])[0]
         points, slopes = [], []
         for start, end in zip(starts, ends, strict=True):
             row = tuple(end.shape[1:])
@@ -129,6 +149,14 @@ class Work:
     def points(self):
         """Path points of a row: gradients spent on it."""
         return self.starts.count * len(self.rule)
+
+    def of(self, rows, rule):
+        """The same for some rows, by another rule."""
+        index = self.index if len(self.index) == 1 else self.index[rows]
+        load = self.load
+        return replace(
+            self, rows=len(rows), load=lambda own: load(rows[own]), starts=self.starts.of(rows), index=index, rule=rule
+        )
 
 
 def integrate(step, work, batch_size, dynamic, host, progress=None):
@@ -198,7 +226,7 @@ class _Chunk:
     def _nodes(self, rows):
         t = np.broadcast_to(self.t, (len(rows), len(self.t)))
         w = np.broadcast_to(self.w if len(self.w) == 1 else self.w[rows], t.shape)
-        return [ops.convert_to_tensor(a, self.work.dtype) for a in (t, w)]
+        return [ops.convert_to_tensor(a.ravel(), self.work.dtype) for a in (t, w)]
 
     def starts(self, rows):
         if self.work.starts.shared:

@@ -156,6 +156,12 @@ def trapezoid(n=51):
     return Rule(f"trapezoid({n})", np.linspace(0, 1, n), w, 1)
 
 
+def between(k, n):
+    """The ends of n equal cells that are none of k equal ones, n being a multiple of k: what a trapezoid lacks."""
+    t = np.delete(np.arange(n + 1), np.arange(0, n + 1, n // k)) / n
+    return Rule(f"between({k}, {n})", t, np.full(len(t), 1 / len(t)), 1)
+
+
 def left(n=50):
     """The left ends of n equal cells: exact for constants only, first order. The historical sum."""
     n = _count(n, 1, "left")
@@ -168,7 +174,7 @@ def right(n=50):
     return Rule(f"right({n})", np.arange(1, n + 1) / n, np.full(n, 1 / n), 0)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def secant(n=32):
     """n cells, over each of which finite differences are carried backwards: see `aumann.core.secant`.
 

@@ -178,3 +178,4 @@ def softmax(pull, xs, y, cotangent, rows):
 
 
 RULES = {rule.__name__: rule for rule in (average, smooth, kinked, hinge, relu, softmax)}
+KINKED = {rule.__name__ for rule in (kinked, hinge, relu)}

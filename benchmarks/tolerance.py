@@ -1,0 +1,146 @@
+"""What a tolerance keeps, what it costs, and how honest the estimated error is.
+
+    KERAS_BACKEND=tensorflow python -m benchmarks.tolerance [fer digits_relu …] [--quick] [--out folder]
+
+The true error of a row is the relative L1 distance of its values from a reference: 4096 cells of secants where the
+network has kinks, 4096 nodes of Gauss–Legendre (4 in each of 1024 cells) where it has none; the distance between the
+two is given too. A clairvoyant, who knows the true errors, picks for each row the cheapest of Gauss–Legendre, midpoint
+and Clenshaw–Curtis with a power of two of nodes (one more for Clenshaw–Curtis) for the same true error: `spent` is the
+gradients that a tolerance cost against it. Where none of up to 512 nodes is enough, 1024 stand for it.
+"""
+
+import keras
+import numpy as np
+
+import aumann
+from aumann.core.rules import Rule
+from benchmarks import exactness, networks, record
+from benchmarks.exactness import leaves
+
+TOLERANCES = (0.05, 0.01, 0.001)
+FIXED = (aumann.gauss_legendre, aumann.midpoint, aumann.clenshaw_curtis)
+# Rows taken of those whose reference takes long, and the largest clairvoyant rule for them.
+FEW = {"efficientnet": 1, "silero": 1, "cispliceai": 1, "magika": 1, "deepcut": 5, "tox_block": 2}
+SMOOTH = ["iris", "digits_gelu_mean", "transformer"]
+CASES = [*SMOOTH, *exactness.CASES, *exactness.MORE]
+
+
+def find(name):
+    """(model, inputs, target, baseline, output)"""
+    if name == "qlknn":  # of which many rows are clipped to zero heat flux, and have nothing to attribute
+        model, inputs, target, baseline, output = exactness.find(name)
+        return model, inputs[:40], target, baseline, output
+    if name not in SMOOTH:
+        return exactness.find(name)
+    from sklearn.datasets import load_digits, load_iris
+
+    if name == "iris":
+        data = load_iris()
+        model = networks.iris()
+        train(model, data.data.astype("float32"), data.target, 60)
+        return model, data.data[::10].astype("float32"), data.target[::10], data.data.mean(0), None
+    if name == "transformer":
+        data = load_digits()
+        lines = (data.images / 16).astype("float32")
+        model = networks.transformer()
+        train(model, lines[:1500], data.target[:1500], 8)
+        return model, lines[1500:1512], data.target[1500:1512], lines[:1500].mean(0), None
+    x, classes = exactness.enlarged()
+    model = networks.digits_cnn("gelu", pooling="mean")
+    train(model, x[:1500], classes[:1500], 8)
+    return model, x[1500:1512], classes[1500:1512], 0.0, None
+
+
+def train(model, x, y, epochs):
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(x, y, epochs=epochs, verbose=0)
+
+
+def composite(cells):
+    """Gauss–Legendre with four nodes in each of equal cells."""
+    own = aumann.gauss_legendre(4)
+    nodes = (np.arange(cells)[:, None] + own.nodes).ravel() / cells
+    return Rule(f"gauss_legendre(4) in {cells} cells", nodes, np.tile(own.weights, cells) / cells, 7)
+
+
+def contest(name, quick):
+    """One row of figures for each tolerance."""
+    model, inputs, target, baseline, output = find(name)
+    if name in FEW:
+        inputs = keras.tree.map_structure(lambda x: x[: FEW[name]], inputs)
+        target = target[: FEW[name]] if isinstance(target, np.ndarray) else target
+
+    def explain(**settings):
+        method = aumann.IntegratedGradients(model, output=output, **settings)
+        return method.explain(inputs, target=target, baseline=baseline)
+
+    cells, most = (64, 16) if quick else (4096, 256 if name in FEW else 512)
+    secants, gauss = leaves(explain(rule=aumann.secant(cells))), leaves(explain(rule=composite(cells // 4)))
+    first = explain(tolerance=0.05)
+    kinked = "secants" in first.provenance["rule"]
+    reference = secants if kinked else gauss
+    mass = np.abs(reference).sum(1)
+    moved = mass > 0
+
+    def error(values):
+        return (np.abs(values - reference).sum(1) / np.where(moved, mass, 1))[moved]
+
+    counts = 2 ** np.arange(1, int(np.log2(most)) + 1)
+    fixed = [(n + (rule is aumann.clenshaw_curtis), rule) for n in counts for rule in FIXED]
+    errors = {n: [] for n, _ in fixed}
+    for n, rule in fixed:
+        errors[n].append(error(leaves(explain(rule=rule(int(n))))))
+    cheapest = [(n, np.min(errors[n], 0)) for n in sorted(errors)]
+
+    def clairvoyant(goal):
+        need = np.full(moved.sum(), 1024.0)
+        for n, e in reversed(cheapest):
+            need[e <= goal] = n
+        return need
+
+    cellular = {
+        n: error(leaves(explain(rule=aumann.secant(n - 1)))) for n in (5, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193)
+    }
+    rows = []
+    for tolerance in TOLERANCES:
+        e = first if tolerance == 0.05 else explain(tolerance=tolerance)
+        true, said, spent = error(leaves(e)), e.error[moved], e.evaluations[moved]
+        fewest = np.full(moved.sum(), 1024.0)
+        for n in reversed(cellular):
+            fewest[cellular[n] <= tolerance] = n
+        rows.append({
+            "backend": keras.config.backend(), "case": name, "rule": e.provenance["rule"], "tolerance": tolerance,
+            "cells": cells, "check": float(np.median(np.abs(secants - gauss).sum(1)[moved] / mass[moved])),
+            "true": true.tolist(), "said": said.tolist(), "spent": spent.tolist(),
+            "converged": e.converged[moved].tolist(),
+            "same": clairvoyant(true).tolist(), "enough": clairvoyant(tolerance).tolist(), "secants": fewest.tolist(),
+            "fifty": error(leaves(explain(rule=aumann.gauss_legendre(50)))).tolist(),
+        })  # fmt: skip
+    return rows
+
+
+def sentence(row):
+    true, said, spent, same, enough, converged = (
+        np.array(row[k]) for k in ("true", "said", "spent", "same", "enough", "converged")
+    )
+    within = (true <= row["tolerance"])[converged]
+    return (
+        f"{row['case']:18s} {row['tolerance']:6.1%} {row['rule']:20s} rows {len(true)} converged {converged.sum()} "
+        f"within {within.sum():2d} honest {(true <= said).sum():2d} said/true {np.median(said / true):5.1f} "
+        f"spent {np.median(spent):4.0f} / same error {np.median(spent / same):.2f} / tolerance "
+        f"{np.median(spent / enough):.2f} (check {row['check']:.0e})"
+    )
+
+
+def main():
+    parser = record.options(__doc__, CASES)
+    args = parser.parse_args()
+    rows = []
+    for name in record.known(parser, args.names, CASES) if args.names else CASES[: 3 if args.quick else None]:
+        rows += contest(name, args.quick)
+        print("\n".join(map(sentence, rows[-3:])), flush=True)
+        record.save(rows, args.out, "tolerance")
+
+
+if __name__ == "__main__":
+    main()
