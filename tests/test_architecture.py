@@ -22,7 +22,7 @@ ARROWS = {
     "core.baselines": set(),
     "core.engine": set(),
     "core.secant": set(),
-    "core.refinement": {"core.rules"},
+    "core.refinement": {"core.engine", "core.rules"},
     "intercept": set(),
     "progress": set(),
     "explanation": {"plots"},

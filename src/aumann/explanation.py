@@ -314,11 +314,13 @@ class Explanation:
         return {key: textwrap.shorten(text, 90, placeholder=" …") for key, text in said.items() if text}
 
     def _table(self, limit=5):
-        numbers = ["prediction", "base value", "sum", "residual", "evaluations"]
+        told = self.error is not None
+        numbers = ["prediction", "base value", "sum", "residual", *["error"] * told, "evaluations"]
         yield ["row", "target", *numbers] if self.several else ["row", *numbers]
         for index in itertools.islice(np.ndindex(self.prediction.shape), limit):
             total = sum(value[index].sum(dtype=np.float64) for _, value in self._walk())
-            numbers = (self.prediction[index], self.base_value[index], total, self.residual[index])
+            numbers = [self.prediction[index], self.base_value[index], total, self.residual[index]]
+            numbers += [np.broadcast_to(self.error.T, self.prediction.T.shape).T[index]] if told else []
             name = [self.targets[index[1]]] if self.several else []
             yield [str(index[0]), *name, *(f"{x:.4g}" for x in numbers), str(self.evaluations[index[0]])]
 

@@ -14,7 +14,7 @@ from aumann import backends
 from aumann import inputs as arrays
 from aumann.core import baselines, engine, refinement, targets
 from aumann.core.paths import straight
-from aumann.core.rules import Rule, gauss_legendre
+from aumann.core.rules import Rule, gauss_legendre, trapezoid
 from aumann.explanation import Explanation
 from aumann.oracle import Oracle, embeddings, no_embedding, operations
 from aumann.progress import reporter
@@ -211,20 +211,29 @@ class _Run:
         def refine(sums, rows):
             self.sums = sums.name
             settings = len(self.columns), method.tolerance, method.max_evaluations, rounding
-            return refinement.refine(sums, rows, *settings)
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
+                return refinement.refine(sums, rows, *settings)
 
         rows = np.arange(self.rows)
-        secants = refinement.secants(self._integrate, lambda n: engine.fit(n, self.batch_size))
+        secants = refinement.secants(self._integrate)
         opaque = self.oracle.opaque
         if not opaque and self.oracle.kinked(self.functions):
             done = refine(secants, rows)
         else:
-            done = refine(refinement.trapezoids(self._integrate, smooth=not opaque), rows)
+            done = refine(refinement.trapezoids(self._integrate, order=2 if opaque else 4), rows)
             lost = rows[~np.isfinite(done.error).all(1)]
-            if len(lost) and not opaque:
-                done.put(lost, refine(secants, lost))
+            singular = lost[:0] if opaque else self._singular(lost)
+            if len(singular):
+                done.put(singular, refine(secants, singular))
         done.evaluations *= self.starts.count
         return done
+
+    def _singular(self, rows):
+        """Those of some rows that have no finite derivative at an end of the path."""
+        if not len(rows):
+            return rows
+        sizes = [refinement.size(v) for v in self._integrate(rows, trapezoid(2))]
+        return rows[~np.isfinite(sum(sizes)).all(1)]
 
     def _errors(self, done, one):
         """What is known of the error: nothing, for a rule."""

@@ -32,7 +32,7 @@ def pack(points, batch_size, overlap=0):
 
     Points that do not fit are cut into chunks of one width, that between half and all of batch_size which leaves the
     fewest idle places in the last chunk. A chunk of cells begins with the point that the last one ended with, an
-    `overlap` of one; it holds two points at least, and its width is round, whatever the number of cells.
+    `overlap` of one; it holds two points at least.
     """
     batch_size = max(batch_size, 1 + overlap)
     if points <= batch_size:
@@ -41,9 +41,7 @@ def pack(points, batch_size, overlap=0):
     def chunks(width):
         return -(-(points - overlap) // (width - overlap))
 
-    if overlap:
-        return Packing(1, below(batch_size), chunks(below(batch_size)))
-    widths = range(batch_size, max(1, batch_size // 2) - 1, -1)
+    widths = range(batch_size, max(1 + overlap, batch_size // 2) - 1, -1)
     width = min(widths, key=lambda width: chunks(width) * width)
     return Packing(1, width, chunks(width))
 
@@ -52,18 +50,6 @@ def above(count):
     """The next round number, 2ᵏ or 3 · 2ᵏ: a few shapes serve whatever is compiled for each of them."""
     power = 1 << max(count - 1, 0).bit_length()
     return power // 4 * 3 if power // 4 * 3 >= count else power
-
-
-def below(count):
-    """The round number before."""
-    power = 1 << count.bit_length() - 1
-    return power // 2 * 3 if power // 2 * 3 <= count else power
-
-
-def fit(cells, batch_size):
-    """The least number of cells ≥ `cells` that leaves no place idle in batches of round sizes."""
-    width = below(max(batch_size, 2))
-    return above(cells + 1) - 1 if cells < width else -(-cells // (width - 1)) * (width - 1)
 
 
 def groups(rows, size, dynamic):

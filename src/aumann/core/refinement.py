@@ -4,12 +4,14 @@ A sum over n cells, whether of secants or of derivatives by the trapezoidal rule
 resolve what happens on the path; kinks obey the same law on average, as long as many flip. Two sums therefore give a
 better value (Richardson),
 
-    R = Sₙ + (Sₙ − Sₖ) r,    r = k² / (n² − k²).
+    R = Sₙ + (Sₙ − Sₖ) k² / (n² − k²).
 
 Two numbers tell how good it is: the correction c = |R − Sₙ|, which is what the sum alone was off by, and d = |R − R′|
-to the value before. Without kinks R errs by C/n⁴, which leaves d k⁴ / (n⁴ − k⁴). With them the law may leave as
-much as d r, or c where it does not hold at all; their geometric mean √(c d r) times 3 bounded the error of nearly every
-row of trained networks, and was about 2.5 times it in the middle (docs/exactness.md). The cells to try next follow.
+to the value before. If R errs by C/nᵖ it is off by d q, q = kᵖ / (nᵖ − kᵖ), where p is 4 for what is smooth and 2 for
+kinks; where no law holds yet, by about c. Their geometric mean √(c d q) times a safety bounds the error of nearly every
+row of trained networks and is a few times that (docs/exactness.md). With kinks, corrections of few entries are small by
+chance more often than those of many: the safety grows with 1/m, m being the number of like entries that would have the
+same ratio of norms, |v|₁² / |v|₂². The cells to try next follow from the estimate.
 """
 
 import math
@@ -18,9 +20,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aumann.core.engine import above
 from aumann.core.rules import between, secant, trapezoid
 
 SAFETY = 3.0  # on the estimate
+FEW = 10.0  # entries of a correction for which the safety doubles, where there are kinks
 LEAP = 4.0  # the most by which cells multiply from one sum to the next: a law seen from afar misleads
 STEP = 1.4  # and the least that is worth a sum
 AIM = 0.7  # of the tolerance, so that most rows that went as far as the law told are there
@@ -37,7 +41,7 @@ class Sums:
         first, second: cells of the first two sums.
         next: (cells so far, cells that would do) -> cells to take.
         price: (cells, cells of the last sum or 0) -> gradients that a sum costs.
-        estimate: (c, d, r) -> what is left of the error, but for the safety.
+        order: p, of the error of an extrapolation: 2 where there are kinks, 4 where there are none.
     """
 
     name: str
@@ -46,7 +50,38 @@ class Sums:
     second: int
     next: Callable
     price: Callable
-    estimate: Callable
+    order: int
+
+
+def secants(integrate):
+    """Sums of secants over cells that end at (k/n)^1.5: for what has kinks, or no derivative at an end of the path.
+
+    Args:
+        integrate: (rows, rule) -> for each point an array (len(rows), targets, *row).
+    """
+
+    def of(rows, cells, before, last):
+        return integrate(rows, secant(cells))
+
+    return Sums("secants", of, 2, 5, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2)
+
+
+def trapezoids(integrate, order=4):
+    """Sums of derivatives at the ends of 2ᵏ equal cells, of which every one is used again: for what is smooth.
+
+    Args:
+        integrate: as for `secants`.
+        order: 2 where kinks are not excluded, as in a function whose operations cannot be seen.
+    """
+
+    def of(rows, cells, before, last):
+        if not before.any():
+            return integrate(rows, trapezoid(cells + 1))
+        (k,) = map(int, set(before))  # all rows have the same, for all of them double it
+        share = k / cells
+        return [s * share + new * (1 - share) for s, new in zip(last, integrate(rows, between(k, cells)), strict=True)]
+
+    return Sums("trapezoids", of, 2, 4, lambda n, want: 2 * n, lambda n, k: n - k if k else n + 1, order)
 
 
 @dataclass(eq=False)
@@ -89,38 +124,38 @@ def refine(sums, rows, targets, tolerance, most, rounding):
     while want.any():
         for count in map(int, np.unique(want[want > 0])):
             here = np.flatnonzero(want == count)
-            found = sums.of(rows[here], count, cells[here], [a[here] for a in last])
-            if not last:
-                last = [np.empty((n, *s.shape[1:]), s.dtype) for s in found]
-                done.values = [np.empty_like(a) for a in last]
-                done.parts = [np.full((n, targets), np.inf) for _ in last]
-            _extrapolate(done, last, cells[here], here, found, count, sums.estimate, rounding)
+            found = sums.of(rows[here], count, cells[here], [s[here] for s in last])
+            if last:
+                _extrapolate(done, last, here, cells[here] / count, found, sums.order, rounding)
+            else:  # every row
+                done.values, done.parts = list(found), [done.error.copy() for _ in found]
+                last = [np.array(s) for s in found]
             done.evaluations[here] += [sums.price(count, int(k)) for k in cells[here]]
             cells[here] = count
             want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], tolerance, most)
     return done
 
 
-def _extrapolate(done, last, before, here, found, count, estimate, rounding):
-    """New values of some rows and what they are worth, from new sums and those before them."""
-    r = before**2 / (count**2 - before**2.0)
-    better = [s + _fit(r, s) * (s - a[here]) if before.all() else s for s, a in zip(found, last, strict=True)]
-    mass = [size(b) for b in better]
-    if before.all():
-        off = [size(b - s) for b, s in zip(better, found, strict=True)]
-        first = ~np.isfinite(done.error[here]).all(1)
-        moved = [size(b - v[here]) for b, v in zip(better, done.values, strict=True)]
+def _extrapolate(done, last, here, ratio, found, order, rounding):
+    """New values of some rows, and their errors, from new sums and the last ones, which had `ratio` as many cells."""
+    step = ratio**2 / (1 - ratio**2)
+    law = (ratio**order / (1 - ratio**order))[:, None]
+    first = ~np.isfinite(done.error[here])  # no value before to compare with: the correction is all there is
+    sizes = []
+    for s, old, value, part in zip(found, last, done.values, done.parts, strict=True):
+        correction = (s - old[here]) * step.reshape(-1, *(1,) * (s.ndim - 1)).astype(s.dtype)
+        better = s + correction
+        sizes.append([size(correction), size(better - value[here]), size(better), size(correction**2)])
+        part[here] = _error(*sizes[-1], law, first, order, rounding)
+        value[here], old[here] = better, s
+    done.error[here] = _error(*map(sum, zip(*sizes, strict=True)), law, first, order, rounding)
 
-        def error(c, d, mass):  # the first extrapolation has none to be compared with but its own correction
-            left = np.where(first[:, None], c, estimate(c, d, r[:, None]))
-            # 0 / 0 is no error: nothing is attributed, and nothing was on the way.
-            return np.divide(SAFETY * left, mass, out=np.where(left > 0, np.inf, 0.0), where=mass > 0) + rounding
 
-        for part, c, d, m in zip(done.parts, off, moved, mass, strict=True):
-            part[here] = error(c, d, m)
-        done.error[here] = error(sum(off), sum(moved), sum(mass))
-    for v, a, b, s in zip(done.values, last, better, found, strict=True):
-        v[here], a[here] = b, s
+def _error(c, d, mass, squares, law, first, order, rounding):
+    """Relative; 0 / 0 is none, for nothing is attributed and nothing was on the way."""
+    few = FEW * np.divide(squares, c * c, out=np.zeros_like(c), where=c > 0) if order == 2 else 0
+    left = SAFETY * (1 + few) * np.where(first, c, np.sqrt(c * d * law))
+    return np.divide(left, mass, out=np.where(left > 0, np.inf, 0 * left), where=mass > 0) + rounding
 
 
 def _wanted(sums, count, error, spent, tolerance, most):
@@ -130,7 +165,7 @@ def _wanted(sums, count, error, spent, tolerance, most):
     else:
         grown = np.clip(np.sqrt(error / (AIM * tolerance)), STEP, LEAP)
         want = np.array(
-            [0 if not e > tolerance else sums.next(count, count * g) for e, g in zip(error, grown, strict=True)]
+            [sums.next(count, count * g) if e > tolerance else 0 for e, g in zip(error, grown, strict=True)]
         )
     for i in np.flatnonzero(want):
         while want[i] and spent[i] + sums.price(int(want[i]), count) > most:
@@ -139,55 +174,6 @@ def _wanted(sums, count, error, spent, tolerance, most):
     return want.astype(int)
 
 
-def _fit(r, like):
-    return r.reshape(-1, *(1,) * (like.ndim - 1)).astype(like.dtype)
-
-
 def size(a):
     """L1 over the features: (rows, targets)."""
     return np.abs(a).sum(axis=tuple(range(2, a.ndim)), dtype=np.float64)
-
-
-def _with_kinks(c, d, r):
-    return np.sqrt(c * d * r)
-
-
-def _without_kinks(c, d, r):
-    return d * r * r / (1 + 2 * r)  # k⁴ / (n⁴ − k⁴), as r is k² / (n² − k²)
-
-
-def secants(integrate, fit):
-    """Sums of secants over cells that end at (k/n)^1.5: for what has kinks, or no derivative at an end of the path.
-
-    Args:
-        integrate: (rows, rule) -> for each point an array (len(rows), targets, *row).
-        fit: cells -> the next larger number that fills the batches.
-    """
-
-    def of(rows, cells, before, last):
-        return integrate(rows, secant(cells))
-
-    return Sums("secants", of, 2, 5, lambda n, want: fit(math.ceil(want)), lambda n, before: n + 1, _with_kinks)
-
-
-def trapezoids(integrate, smooth=True):
-    """Sums of derivatives at the ends of 2ᵏ equal cells, of which every one is used again: for what is smooth.
-
-    Args:
-        integrate: as for `secants`.
-        smooth: False where that is not known, as of a function whose operations cannot be seen.
-    """
-
-    def of(rows, cells, before, last):
-        found = None
-        for k in np.unique(before):
-            here = before == k
-            new = integrate(rows[here], trapezoid(cells + 1) if not k else between(int(k), cells))
-            if found is None:
-                found = [np.empty((len(rows), *a.shape[1:]), a.dtype) for a in new]
-            for f, a, b in zip(found, new, last or new, strict=True):
-                f[here] = a if not k else a * (1 - k / cells) + b[here] * (k / cells)
-        return found
-
-    estimate = _without_kinks if smooth else _with_kinks
-    return Sums("trapezoids", of, 2, 4, lambda n, want: 2 * n, lambda n, k: n - k if k else n + 1, estimate)
