@@ -20,6 +20,10 @@ def ig(model, **options):
     return aumann.IntegratedGradients(model, **{"rule": RULE, **options})
 
 
+def tolerant(model, **options):
+    return aumann.IntegratedGradients(model, **options)
+
+
 @pytest.fixture(scope="module")
 def trained():
     """A model that goes on training: (fit one epoch) -> loss."""
@@ -70,6 +74,14 @@ CONSTRUCTION = {
     "a number": (lambda m: ig(3), TypeError, "int", "Load the model"),
     "an unbuilt model": (lambda m: ig(keras.Sequential([layers.Dense(2)])), ValueError, "sequential", "Call it.*build"),
     "a class": (lambda m: ig(keras.Sequential), TypeError, "class Sequential", "instance"),
+    "no tolerance at all": (lambda m: tolerant(m, tolerance=0), ValueError, " 0", r"for example 0\.01"),
+    "a negative tolerance": (lambda m: tolerant(m, tolerance=-0.1), ValueError, r"-0\.1", r"for example 0\.01"),
+    "a tolerance that is none": (lambda m: tolerant(m, tolerance=np.nan), ValueError, "nan", r"for example 0\.01"),
+    "a tolerance in words": (lambda m: tolerant(m, tolerance="low"), ValueError, "'low'", r"for example 0\.01"),
+    "fewer gradients than two sums take": (lambda m: tolerant(m, max_evaluations=8), ValueError, "8", "for example 2000"),
+    "half a gradient": (lambda m: tolerant(m, max_evaluations=99.5), ValueError, r"99\.5", "for example 2000"),
+    "a rule and a tolerance": (lambda m: ig(m, tolerance=0.01), ValueError, "gauss_legendre", "leave one of them out"),
+    "a rule and a limit": (lambda m: ig(m, max_evaluations=100), ValueError, "max_evaluations=100", "leave one of"),
     "a rule by its number": (lambda m: ig(m, rule=50), TypeError, "50", r"gauss_legendre\(50\)"),
     "a rule by its name": (lambda m: ig(m, rule="left"), TypeError, "'left'", r"gauss_legendre"),
     "rules": (lambda m: ig(m, rule=aumann.left), TypeError, "function", "gauss_legendre"),
@@ -199,9 +211,10 @@ FLAT = {
 }
 
 
+@pytest.mark.parametrize("make", [ig, tolerant])
 @pytest.mark.parametrize("why", FLAT)
-def test_outputs_without_a_gradient(why, trained):
-    explainer = ig(FLAT[why])
+def test_outputs_without_a_gradient(why, make, trained):
+    explainer = make(FLAT[why])
     refused(lambda: explainer.explain(X), ValueError, "", "Explain the score before it")
     refused(lambda: explainer.explain(X), ValueError, "", "Explain the score before it")  # nor later
     assert np.isfinite(trained())

@@ -30,7 +30,7 @@ def compile(fn, variables):
         specs = tree.map_structure(_spec, args)
         key = str(specs)
         if key not in graphs:
-            graphs[key] = tf.function(stateless, autograph=False, input_signature=specs)
+            graphs[key] = tf.function(stateless, autograph=False, input_signature=specs).get_concrete_function()
         try:
             return graphs[key](*args)
         except tf.errors.InvalidArgumentError as error:
