@@ -21,6 +21,7 @@ TOLERANCES = (0.05, 0.01, 0.001)
 FIXED = (aumann.gauss_legendre, aumann.midpoint, aumann.clenshaw_curtis)
 # Rows taken of those whose reference takes long, and the largest clairvoyant rule for them.
 FEW = {"efficientnet": 1, "silero": 1, "cispliceai": 1, "magika": 1, "deepcut": 5, "tox_block": 2}
+PIECEWISE_LINEAR = {"digits_relu", "digits_relu_logit", "mtcnn_onet", "fer", "efficientnet"}
 SMOOTH = ["iris", "digits_gelu_mean", "transformer"]
 CASES = [*SMOOTH, *exactness.CASES, *exactness.MORE]
 
@@ -119,16 +120,25 @@ def contest(name, quick):
     return rows
 
 
+def figures(row):
+    """Arrays over the rows: what was kept, and what it cost in parts of what a clairvoyant spends."""
+    names = ("true", "said", "spent", "same", "enough", "secants", "fifty", "converged")
+    true, said, spent, same, enough, secants, fifty, converged = (np.array(row[name]) for name in names)
+    return {
+        "converged": converged, "within": true <= row["tolerance"], "honest": true <= said,
+        "vain": said / np.maximum(true, 1e-12), "same": spent / same, "enough": spent / enough,
+        "secants": secants / enough, "fifty": fifty,
+    }  # fmt: skip
+
+
 def sentence(row):
-    true, said, spent, same, enough, converged = (
-        np.array(row[k]) for k in ("true", "said", "spent", "same", "enough", "converged")
-    )
-    within = (true <= row["tolerance"])[converged]
+    f = figures(row)
+    converged = f["converged"]
     return (
-        f"{row['case']:18s} {row['tolerance']:6.1%} {row['rule']:20s} rows {len(true)} converged {converged.sum()} "
-        f"within {within.sum():2d} honest {(true <= said).sum():2d} said/true {np.median(said / true):5.1f} "
-        f"spent {np.median(spent):4.0f} / same error {np.median(spent / same):.2f} / tolerance "
-        f"{np.median(spent / enough):.2f} (check {row['check']:.0e})"
+        f"{row['case']:18s} {row['tolerance']:6.1%} {row['rule']:20s} rows {len(converged)} converged "
+        f"{converged.sum()} within {f['within'][converged].sum()} honest {f['honest'].sum()} said/true "
+        f"{np.median(f['vain']):.1f} spent {np.median(row['spent']):.0f} / same error {np.median(f['same']):.2f} / "
+        f"tolerance {np.median(f['enough']):.2f} (check {row['check']:.0e})"
     )
 
 

@@ -78,7 +78,7 @@ CONSTRUCTION = {
     "a negative tolerance": (lambda m: tolerant(m, tolerance=-0.1), ValueError, r"-0\.1", r"for example 0\.01"),
     "a tolerance that is none": (lambda m: tolerant(m, tolerance=np.nan), ValueError, "nan", r"for example 0\.01"),
     "a tolerance in words": (lambda m: tolerant(m, tolerance="low"), ValueError, "'low'", r"for example 0\.01"),
-    "fewer gradients than two sums take": (lambda m: tolerant(m, max_evaluations=8), ValueError, "8", "for example 2000"),
+    "too few for two sums": (lambda m: tolerant(m, max_evaluations=8), ValueError, "8", "for example 2000"),
     "half a gradient": (lambda m: tolerant(m, max_evaluations=99.5), ValueError, r"99\.5", "for example 2000"),
     "a rule and a tolerance": (lambda m: ig(m, tolerance=0.01), ValueError, "gauss_legendre", "leave one of them out"),
     "a rule and a limit": (lambda m: ig(m, max_evaluations=100), ValueError, "max_evaluations=100", "leave one of"),
