@@ -37,7 +37,7 @@ KINKS = set(
 )
 SELECTIONS = {"Max", "Min", "MaxPool", "MaxPool3D"}
 
-LARGE = 1 << 22  # elements of a tensor from which on a rule is worth compiling: 0.1 s for each new shape
+LARGE = 1 << 21  # elements of a tensor from which on a rule is worth compiling: 0.1 s for each new shape
 
 _cells = threading.local()
 
@@ -236,20 +236,16 @@ def _division(pull, op, xs, here, cotangent, rows):
     return secant.divided(*xs, cotangent, rows, _unbroadcast)
 
 
-@functools.cache
-def _windows(sizes):
-    return _fused(lambda x, cotangent, rows: secant.windows(x, cotangent, rows, sizes))
-
-
 def _selection(pull, op, xs, here, cotangent, rows):
     (x,) = xs
     if op.type == "MaxPool" and op.get_attr("data_format") == b"NHWC":
-        sizes, strides = op.get_attr("ksize"), op.get_attr("strides")
-        whole = op.get_attr("padding") == b"VALID" or not any(
-            n is None or n % s for n, s in zip(x.shape[1:], sizes[1:], strict=True)
-        )
-        if sizes == strides and whole and x.shape[1:].is_fully_defined():
-            return [_windows(tuple(sizes[1:]))(x, cotangent, rows, functools.partial(_by_place, op))]
+        sizes, strides = op.get_attr("ksize")[1:], op.get_attr("strides")[1:]
+        if x.shape[1:].is_fully_defined() and sizes[2] == 1:
+            padding, apart = op.get_attr("padding"), sizes == strides
+            beyond = padding == b"SAME" and any(n % k for n, k in zip(x.shape[1:], sizes, strict=True))
+            own = tuple(sizes), tuple(strides), padding
+            rule = _windows(tuple(sizes)) if apart and not beyond else _pooling(*own)
+            return [rule(x, cotangent, rows, functools.partial(_by_place, op))]
         return [_by_place(op, x, cotangent, rows)]
 
     def push(x, v):
@@ -259,8 +255,48 @@ def _selection(pull, op, xs, here, cotangent, rows):
     return [secant.selection(xs[0], op.outputs[0], cotangent, rows, lambda x, c: pull([x], c)[0], push)]
 
 
+@functools.cache
+def _windows(sizes):
+    return _fused(lambda x, cotangent, rows: secant.windows(x, cotangent, rows, sizes))
+
+
+@functools.cache
+def _pooling(sizes, strides, padding):
+    """A maximum over windows: XLA finds the winners and their shares, TensorFlow adds these up, where that pays."""
+
+    def carry(x, cotangent, rows):
+        lengths, counts = x.shape[1:], cotangent.shape[1:]
+        over = [max((n - 1) * s + k - m, 0) for m, n, k, s in zip(lengths, counts, sizes, strides, strict=True)]
+        low = [(total // 2 if padding == b"SAME" else 0) for total in over]
+        around = [(0, 0), *((a, max(total - a, 0)) for a, total in zip(low, over, strict=True))]
+        padded = tf.pad(x, around, constant_values=x.dtype.min) if any(over) else x
+        i, before, j, after = secant.contest(padded, cotangent, rows, sizes, strides)
+
+        def place(which):  # in x laid end to end, of a candidate of each window
+            b, p, q, c = tf.meshgrid(*map(tf.range, [tf.shape(x)[0], *counts]), indexing="ij")
+            p = p * strides[0] + which // sizes[1] - low[0]
+            q = q * strides[1] + which % sizes[1] - low[1]
+            return ((b * lengths[0] + p) * lengths[1] + q) * lengths[2] + c
+
+        return place(i), before, place(j), after
+
+    once = tf.function(carry, jit_compile=True, autograph=False)
+
+    def large(x, cotangent, rows):
+        about = {"ksize": (1, *sizes), "strides": (1, *strides), "padding": padding, "include_batch_in_index": True}
+        i, before, j, after = once(x, cotangent, rows)
+        left = tf.raw_ops.MaxPoolGradWithArgmax(input=x, grad=before, argmax=tf.cast(i, tf.int64), **about)
+        return left + tf.raw_ops.MaxPoolGradWithArgmax(input=x, grad=after, argmax=tf.cast(j, tf.int64), **about)
+
+    def run(x, cotangent, rows, small):
+        wide = tf.size(x, out_type=tf.int64) >= LARGE
+        return tf.cond(wide, lambda: large(x, cotangent, rows), lambda: small(x, cotangent, rows))
+
+    return run
+
+
 def _by_place(op, x, cotangent, rows):
-    """A maximum over windows that overlap: `secant.selection` by the places of the winners, which are found once."""
+    """A maximum over windows: `secant.selection` by the places of the winners, which are found once."""
     about = {"ksize": op.get_attr("ksize"), "strides": op.get_attr("strides"), "padding": op.get_attr("padding")}
     y, place = tf.raw_ops.MaxPoolWithArgmax(input=x, include_batch_in_index=True, **about)
     step = tf.shape(x)[0] // rows

@@ -14,6 +14,7 @@ number of path points in the batch; a tensor may hold several of its own rows fo
 
 import functools
 import itertools
+import math
 
 import keras
 from keras import ops
@@ -73,19 +74,23 @@ def selection(x, y, cotangent, rows, pull, push):
     return pull(x, cotangent * share) + pull(right, cotangent * (1 - share))
 
 
-def windows(x, cotangent, rows, sizes):
-    """A maximum over windows that lie side by side: `selection` in one pass, the candidates being slices.
+def contest(x, cotangent, rows, sizes, strides):
+    """A maximum over windows: `selection` without its pulls and pushes, the candidates being slices.
 
     Args:
         x: (n, …), of which entries beyond the last whole window are in none.
-        sizes: extent of a window along each axis of x but the first.
+        sizes, strides: of a window along each axis of x but the first.
+
+    Returns:
+        (i, before, j, after): which candidate of its window wins at the left end and what it is due, and the same
+        for the right end.
     """
-    counts = [length // size for length, size in zip(x.shape[1:], sizes, strict=True)]
+    counts = [(n - size) // stride + 1 for n, size, stride in zip(x.shape[1:], sizes, strides, strict=True)]
 
     def candidates(x):
-        whole = x[(slice(None), *(slice(count * size) for count, size in zip(counts, sizes, strict=True)))]
         for places in itertools.product(*map(range, sizes)):
-            yield whole[(slice(None), *(slice(a, None, size) for a, size in zip(places, sizes, strict=True)))]
+            ends = [a + (n - 1) * stride + 1 for a, n, stride in zip(places, counts, strides, strict=True)]
+            yield x[(slice(None), *(slice(*cut) for cut in zip(places, ends, strides, strict=True)))]
 
     left, right = list(candidates(x)), list(candidates(following(x, rows)))
 
@@ -101,8 +106,18 @@ def windows(x, cotangent, rows, sizes):
     y, z = functools.reduce(ops.maximum, left), functools.reduce(ops.maximum, right)
     i, j = first(left, y), first(right, z)
     before = cotangent * left_share(y - pick(left, j), pick(right, i) - z)
-    after = cotangent - before
-    parts = [ops.where(i == k, before, 0) + ops.where(j == k, after, 0) for k in range(len(left))]
+    return i, before, j, cotangent - before
+
+
+def windows(x, cotangent, rows, sizes):
+    """The cotangent of x where y is its maximum over windows that lie side by side.
+
+    Args:
+        x, sizes: as for `contest`.
+    """
+    counts = [length // size for length, size in zip(x.shape[1:], sizes, strict=True)]
+    i, before, j, after = contest(x, cotangent, rows, sizes, sizes)
+    parts = [ops.where(i == k, before, 0) + ops.where(j == k, after, 0) for k in range(math.prod(sizes))]
     # (n, *sizes, *counts) -> (n, count, size, count, size, …) -> x's shape, with zeros beyond the last window
     rank = len(sizes)
     split = ops.reshape(ops.stack(parts, axis=1), (-1, *sizes, *counts))
