@@ -195,9 +195,11 @@ class _Run:
     def _integrate(self, rows, rule):
         """Sums of some rows by a rule: for each point (rows, targets, *row)."""
         o, work = self.oracle, self.work.of(rows, rule)
-        step = o.compiled("step", self.functions, self.method.path, len(self.columns), rule.cells)
+        dynamic = o.backend.dynamic(rule.cells)
+        once = self.rule is not None or o.backend.dynamic(False)
+        step = o.compiled("step", self.functions, self.method.path, len(self.columns), rule.cells, once)
         self.tally.expect(work.rows * work.points)
-        return engine.integrate(step, work, self.batch_size, o.backend.dynamic(rule.cells), o.backend.host, self.tally)
+        return engine.integrate(step, work, self.batch_size, dynamic, o.backend.host, self.tally)
 
     def _fixed(self):
         values = self._integrate(np.arange(self.rows), self.rule)

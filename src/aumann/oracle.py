@@ -216,18 +216,26 @@ class Oracle:
 
     # ---- what is compiled --------------------------------------------------------------------------------------
 
-    def compiled(self, what, functions, path=None, targets=1, cells=False):
-        """ "flat", "read" or "step" (for a number of targets, over nodes or cells), compiled once."""
-        key = what, tuple(functions), path, targets, cells
+    def compiled(self, what, functions, path=None, targets=1, cells=False, once=True):
+        """ "flat", "read" or "step" (for a number of targets, over nodes or cells), compiled once.
+
+        With `once`, for the steps of one rule; else gradients are compiled apart, for the number of points alone.
+        """
+        key = what, tuple(functions), path, targets, cells, once
         if key not in self._compiled:
             if what == "flat":
                 fn = lambda points, side: self.flat(points, side, functions)  # noqa: E731
             elif what == "read":
                 fn = self._read
             else:
-                fn = engine.make_step(lambda p, s, i: self.gradients(p, s, i, functions, cells), path)
-            whole = hasattr(self.model, "pull")
-            self._compiled[key] = fn if whole else self.backend.compile(fn, self.variables)
+                fn = lambda points, side, index: self.gradients(points, side, index, functions, cells)  # noqa: E731
+            if what == "step" and not once:
+                compile = lambda fn: self.backend.compile(fn, [])  # noqa: E731
+                self._compiled[key] = engine.make_step(self.backend.compile(fn, self.variables), path, compile)
+            else:
+                fn = engine.make_step(fn, path) if what == "step" else fn
+                whole = hasattr(self.model, "pull")
+                self._compiled[key] = fn if whole else self.backend.compile(fn, self.variables)
         return self._compiled[key]
 
     def _read(self, leaves):

@@ -32,11 +32,13 @@ def pack(points, batch_size, overlap=0):
 
     Points that do not fit are cut into chunks of one width, that between half and all of batch_size which leaves the
     fewest idle places in the last chunk. A chunk of cells begins with the point that the last one ended with, an
-    `overlap` of one; it holds two points at least.
+    `overlap` of one; it holds two points at least. Rules of cells come in many lengths, and their batches in powers of
+    two of rows, for the sake of what is compiled for each size.
     """
     batch_size = max(batch_size, 1 + overlap)
     if points <= batch_size:
-        return Packing(batch_size // points, points, 1)
+        rows = batch_size // points
+        return Packing(1 << rows.bit_length() - 1 if overlap else rows, points, 1)
 
     def chunks(width):
         return -(-(points - overlap) // (width - overlap))
@@ -56,53 +58,62 @@ def groups(rows, size, dynamic):
     """Row indices of each batch: arrays (≤ size,) and how many of them count.
 
     Where every new shape is compiled (`dynamic` False) the last batch is padded, by repeating its last row, to the
-    next round number.
+    next power of two: with round numbers of points, few numbers of points at all.
     """
     for first in range(0, rows, size):
         count = min(size, rows - first)
-        width = count if dynamic else min(size, above(count))
+        width = count if dynamic else min(size, 1 << (count - 1).bit_length())
         yield np.minimum(np.arange(first, first + width), rows - 1), count
 
 
-def make_step(gradients, path):
+def make_step(gradients, path, compile=lambda fn: fn):
     """One batch: interpolate, forward, gradient, weigh, sum.
 
     Args:
         gradients: (points, side, index) -> for each point a list over targets of ∂F/∂point or None where F does not
             depend on it; points are (rows, *row), index (rows, targets).
         path: (start, end, t) -> (point, velocity).
+        compile: of what comes before and after the gradients, where these are compiled by themselves: they see S·M
+            points, whatever S and M are.
 
     Returns:
         step(sums, ends, starts, tw, side, index) -> sums, with for each point sums (S, targets, *row), ends (S, *row),
         starts (1 or S, 1 or M, *row); tw is [t, w], each (S·M,); side and index are (S, …).
     """
 
-    def step(sums, ends, starts, tw, side, index):
-        t, w = tw
-        width = ops.shape(t)[0] // ops.shape(ends[0])[0]
-        points, slopes = [], []
-        for start, end in zip(starts, ends, strict=True):
-            row = tuple(end.shape[1:])
-            fit = (-1, width) + (1,) * len(row)
-            point, velocity = path(start, ops.expand_dims(end, 1), ops.reshape(t, fit))
-            points.append(ops.reshape(point, (-1, *row)))
-            slopes.append((ops.reshape(w, fit), velocity))
-        spread = [ops.repeat(s, width, axis=0) for s in side]
-        slices = gradients(points, spread, ops.repeat(index[0], width, axis=0))
+    def along(start, end, t):
+        fit = (-1, ops.shape(t)[0] // ops.shape(end)[0]) + (1,) * (len(end.shape) - 1)
+        return path(start, ops.expand_dims(end, 1), ops.reshape(t, fit))
+
+    def lay(ends, starts, tw, side, index):
+        width = ops.shape(tw[0])[0] // ops.shape(ends[0])[0]
+        points = [along(start, end, tw[0])[0] for start, end in zip(starts, ends, strict=True)]
+        points = [ops.reshape(p, (-1, *end.shape[1:])) for p, end in zip(points, ends, strict=True)]
+        return points, [ops.repeat(s, width, axis=0) for s in side], [ops.repeat(index[0], width, axis=0)]
+
+    def weigh(sums, slices, ends, starts, tw):
         return [
-            total if all(g is None for g in columns) else total + _weigh(columns, slope, width)
-            for total, columns, slope in zip(sums, slices, slopes, strict=True)
+            total if all(g is None for g in columns) else total + _weigh(columns, along(start, end, tw[0])[1], tw[1])
+            for total, columns, start, end in zip(sums, slices, starts, ends, strict=True)
         ]
+
+    lay, weigh = compile(lay), compile(weigh)
+
+    def step(sums, ends, starts, tw, side, index):
+        points, side, index = lay(ends, starts, tw, side, index)
+        return weigh(sums, gradients(points, side, index[0]), ends, starts, tw)
 
     return step
 
 
-def _weigh(columns, slope, width):
+def _weigh(columns, velocity, w):
     """Σ over the points of a row, for each target: (S, targets, *row)."""
     row = tuple(columns[0].shape[1:])
-    w, velocity = slope
-    columns = [ops.reshape(g, (-1, width, *row)) for g in columns]
-    if velocity.shape[1] == 1:  # a straight path from one baseline: its velocity stands before the sum
+    single = velocity.shape[1] == 1  # a straight path from one baseline: its velocity stands before the sum
+    fit = ops.shape(velocity)[0], -1
+    w = ops.reshape(w, (*fit, *(1,) * len(row)))
+    columns = [ops.reshape(g, (*fit, *row)) for g in columns]
+    if single:
         totals = [ops.sum(w * g, axis=1) * velocity[:, 0] for g in columns]
     else:
         totals = [ops.sum(w * velocity * g, axis=1) for g in columns]
