@@ -15,9 +15,10 @@ from aumann import inputs as arrays
 from aumann.core import baselines, engine, refinement, targets
 from aumann.core.paths import straight
 from aumann.core.rules import Rule, gauss_legendre, trapezoid
+from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation
 from aumann.oracle import Oracle, embeddings, no_embedding, operations
-from aumann.progress import reporter
+from aumann.progress import Tally, reporter
 
 TOLERANCE = 0.01
 MAX_EVALUATIONS = 2000
@@ -167,8 +168,10 @@ class _Run:
                 f"baselines of rows {arrays.brief(bad)}. Choose a baseline= where the model is defined."
             )
         self.work = engine.Work(self.rows, self._load, self.starts, index, self.rule, o.shapes, o.dtype)
+        change = prediction - base_value, self._noise(prediction, base_value)
         with reporter(self.progress) as self.tally:
-            done = self._refined() if self.rule is None else self._fixed()
+            done = self._refined(change) if self.rule is None else self._fixed()
+        self.tally = Tally(lambda done, expected: None)  # for what is looked up from here on
         found = done.values
         total = sum(v.sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in found)
         mass = sum(np.abs(v).sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in found)
@@ -205,35 +208,45 @@ class _Run:
         values = self._integrate(np.arange(self.rows), self.rule)
         return refinement.Refined(values, None, None, np.full(self.rows, self.work.points))
 
-    def _refined(self):
+    def _refined(self, change):
         """To the tolerance: by secants where there are kinks or where no derivative exists at an end of the path."""
-        method = self.method
-        rounding = 16 * float(np.finfo(self.oracle.dtype).eps)
+        method, rounding, self.sums = self.method, self._rounding(), []
 
-        def refine(sums, rows):
-            self.sums = sums.name
-            settings = len(self.columns), method.tolerance, method.max_evaluations, rounding
+        def refine(sums, rows, spent=0):
+            self.sums.append(sums.name)
+            own = [c[rows] for c in change]
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
-                return refinement.refine(sums, rows, *settings)
+                return refinement.refine(sums, rows, own, method.tolerance, method.max_evaluations - spent, rounding)
 
-        rows = np.arange(self.rows)
+        rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
         secants = refinement.secants(self._integrate)
-        opaque = self.oracle.opaque
-        if not opaque and self.oracle.kinked(self.functions):
+        if kinked:
             done = refine(secants, rows)
         else:
-            done = refine(refinement.trapezoids(self._integrate, order=2 if opaque else 4), rows)
+            done = refine(refinement.trapezoids(self._integrate, order=2 if kinked is None else 4), rows)
             lost = rows[~np.isfinite(done.error).all(1)]
-            singular = lost[:0] if opaque else self._singular(lost)
-            if len(singular):
-                done.put(singular, refine(secants, singular))
+            if kinked is False and len(lost):
+                singular = self._singular(lost)
+                done.evaluations[lost] += 2
+                spent = int(done.evaluations[lost].max())
+                if len(singular) and spent + LEAST_EVALUATIONS <= method.max_evaluations:
+                    done.put(singular, refine(secants, singular, spent))
         done.evaluations *= self.starts.count
         return done
 
+    def _rounding(self):
+        """Relative error of values that is there whatever is done: of the sums, or of half precision inside."""
+        inside = getattr(self.oracle.model, "compute_dtype", None) or self.oracle.dtype
+        return max(16 * ROUNDING[self.oracle.dtype], 2 * ROUNDING.get(inside, 0))
+
+    def _noise(self, prediction, base_value):
+        """How well F(x) − F(x′) is known."""
+        inside = getattr(self.oracle.model, "compute_dtype", None) or self.oracle.dtype
+        eps = max(32 * ROUNDING[self.oracle.dtype], 2 * ROUNDING.get(inside, 0))
+        return eps * np.maximum(np.abs(prediction), np.abs(base_value))
+
     def _singular(self, rows):
         """Those of some rows that have no finite derivative at an end of the path."""
-        if not len(rows):
-            return rows
         sizes = [refinement.size(v) for v in self._integrate(rows, trapezoid(2))]
         return rows[~np.isfinite(sum(sizes)).all(1)]
 
@@ -270,7 +283,7 @@ class _Run:
         if done.error is not None:
             self._name_the_inexact(done)
             return
-        noise = 32 * np.finfo(self.oracle.dtype).eps * np.maximum(np.abs(prediction), np.abs(base_value))
+        noise = self._noise(prediction, base_value)
         loose = np.flatnonzero((np.abs(residual) > np.maximum(0.05 * mass, noise)).any(1))
         if len(loose):
             warnings.warn(
@@ -286,8 +299,8 @@ class _Run:
         if len(rows):
             row = worst.argmax()
             warnings.warn(
-                f"Rows {arrays.brief(rows)} did not reach the tolerance {self.method.tolerance:g} with "
-                f"{self.method.max_evaluations} gradients each; the largest estimated error is {worst[row]:.2g}, of "
+                f"Rows {arrays.brief(rows)} did not reach the tolerance {self.method.tolerance:g} within "
+                f"max_evaluations={self.method.max_evaluations}; the largest estimated error is {worst[row]:.2g}, of "
                 f"row {row}. Raise max_evaluations= or tolerance=, or choose a nearer baseline; see Explanation.error.",
                 ToleranceWarning,
                 stacklevel=5,
@@ -529,7 +542,7 @@ class _Run:
         if self.rule is not None:
             return {"rule": self.rule.name}
         limits = {"tolerance": self.method.tolerance, "max_evaluations": self.method.max_evaluations}
-        return {"rule": f"{self.sums}, refined", **limits}
+        return {"rule": f"{' and '.join(self.sums)}, refined", **limits}
 
 
 def fingerprint(model):

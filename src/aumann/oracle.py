@@ -229,7 +229,7 @@ class Oracle:
                 fn = self._read
             else:
                 fn = lambda points, side, index: self.gradients(points, side, index, functions, cells)  # noqa: E731
-            if what == "step" and not once:
+            if what == "step" and not once and not hasattr(self.model, "pull"):
                 compile = lambda fn: self.backend.compile(fn, [])  # noqa: E731
                 self._compiled[key] = engine.make_step(self.backend.compile(fn, self.variables), path, compile)
             else:
@@ -257,19 +257,25 @@ class Oracle:
         return operations(self.model)
 
     def kinked(self, functions=()):
-        """Whether F, or a target function, has kinks or steps, as a ReLU has: seen from its operations."""
+        """Whether F, or a target function, has kinks or steps, as a ReLU has: seen from its operations.
+
+        None where some of them are hidden.
+        """
         functions = tuple(functions)
         if functions not in self._kinked:
             ends = [ops.zeros((1, *shape), self.dtype) for shape in self.shapes]
             side = [ops.convert_to_tensor(self._first[i]) for i in self.held]
             units = units_of(self.inside, 1, self.backend.operate)
-            self._kinked[functions] = self.backend.kinked(lambda ends: self.flat(ends, side, functions, units), ends)
+
+            run = lambda ends: self.flat(ends, side, functions, units)  # noqa: E731
+            self._kinked[functions] = None if self.opaque else self.backend.kinked(run, ends, self.variables)
         return self._kinked[functions]
 
     @property
     def opaque(self):
         """Whether the model is compiled by others, so that its operations cannot be seen."""
-        return hasattr(self.model, "pull") or hasattr(self.model, "python_function")
+        scripts = {"ScriptModule", "ScriptFunction"} & {kind.__name__ for kind in type(self.model).__mro__}
+        return bool(scripts) or hasattr(self.model, "pull") or hasattr(self.model, "python_function")
 
     # ---- looking at the model once -----------------------------------------------------------------------------
 

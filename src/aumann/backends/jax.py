@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from aumann.backends import Reads, jax_secants
-from aumann.backends.jax_secants import kinked as kinked
 from aumann.backends.jax_secants import operate as operate
 
 
@@ -49,6 +48,11 @@ def gradients(fn, points):
 
 def secants(fn, points):
     return gradients(jax_secants.secants(fn, len(points[0])), points)
+
+
+def kinked(fn, points, variables):
+    with keras.StatelessScope():
+        return jax_secants.kinked(fn, points)
 
 
 @contextlib.contextmanager

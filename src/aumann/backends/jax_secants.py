@@ -30,7 +30,7 @@ AFFINE = set(
 # Operations that are affine as long as one operand moves.
 PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
 UNIT = "secant_"
-KINKS = {"max", "min", "abs", "clamp", "sign", "floor", "ceil", "round"}
+KINKS = set("max min abs clamp sign floor ceil round rem lt le gt ge top_k cond while".split())
 SELECTIONS = {"reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min", "cummax", "cummin", "sort"}
 
 

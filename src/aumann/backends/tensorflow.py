@@ -6,8 +6,7 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-from aumann.backends import Reads
-from aumann.backends.tensorflow_secants import kinked as kinked
+from aumann.backends import Reads, tensorflow_secants
 from aumann.backends.tensorflow_secants import operate as operate
 from aumann.backends.tensorflow_secants import secants as secants
 
@@ -26,11 +25,20 @@ def compile(fn, variables):
 
     graphs = {}
 
+    def traced(specs):
+        return tf.function(stateless, autograph=False, input_signature=specs).get_concrete_function()
+
     def run(*args):
         specs = tree.map_structure(_spec, args)
         key = str(specs)
-        if key not in graphs:
-            graphs[key] = tf.function(stateless, autograph=False, input_signature=specs).get_concrete_function()
+        try:
+            if key not in graphs:
+                graphs[key] = traced(specs)
+        except (TypeError, ValueError):  # a function that asks for the number of rows gets its number
+            specs = tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), args)
+            key = str(specs)
+            if key not in graphs:
+                graphs[key] = traced(specs)
         try:
             return graphs[key](*args)
         except tf.errors.InvalidArgumentError as error:
@@ -70,6 +78,11 @@ def gradients(fn, points):
         k = values.shape[1]
         columns = tf.unstack(values, num=k, axis=1)
     return values, [list(row) for row in zip(*(tape.gradient(c, points) for c in columns), strict=True)]
+
+
+def kinked(fn, points, variables):
+    with keras.StatelessScope():
+        return tensorflow_secants.kinked(fn, points)
 
 
 @contextlib.contextmanager

@@ -33,8 +33,9 @@ PRODUCTS = set(
 )
 KINKS = set(
     "Relu Relu6 LeakyRelu Elu Selu Abs Maximum Minimum ClipByValue MaxPool MaxPool3D Max Min Sign Floor Ceil Rint "
-    "Round TopKV2 SegmentMax".split()
+    "Round TopKV2 SegmentMax UnsortedSegmentMax Greater GreaterEqual Less LessEqual Mod FloorMod".split()
 )
+HIDING = set("PartitionedCall StatefulPartitionedCall If StatelessIf Case StatelessCase".split())
 SELECTIONS = {"Max", "Min", "MaxPool", "MaxPool3D"}
 
 LARGE = 1 << 21  # elements of a tensor from which on a rule is worth compiling: 0.1 s for each new shape
@@ -63,7 +64,7 @@ def _mark(operations, names):
         moves = [x.name in names for x in op.inputs]
         if not any(moves) or op.type == "StopGradient":
             continue
-        if op.type == "While":
+        if getattr(op, "_body_graph", None):
             moves = _mark_loop(op, moves)
             names.update(y.name for y, m in zip(op.outputs, moves, strict=True) if m)
             continue
@@ -90,10 +91,12 @@ def _mark_loop(op, moves):
 
 
 def kinked(fn, points):
-    """Whether something that moves passes a kink on its way through fn, which is only traced."""
+    """Whether something that moves passes a kink on its way through fn, which is only traced; None if hidden."""
     specs = [tf.TensorSpec(p.shape, p.dtype) for p in points]
     graph = tf.function(fn, autograph=False).get_concrete_function(specs).graph
-    return any(op.type in KINKS for op in _moving(graph.get_operations(), {x.name for x in graph.inputs}))
+    names = {x.name for x in graph.inputs[: len(points)]}  # what comes after them is captured
+    types = {op.type for op in _moving(graph.get_operations(), names)}
+    return True if types & KINKS else None if types & HIDING else False
 
 
 def _moving(operations, names):
@@ -104,8 +107,7 @@ def _moving(operations, names):
             continue
         names.update(y.name for y in op.outputs)
         yield op
-        if op.type == "While":
-            body = op._body_graph
+        if body := getattr(op, "_body_graph", None):
             yield from _moving(body.get_operations(), {x.name for x in body.inputs if x.dtype.is_floating})
 
 
@@ -238,7 +240,7 @@ def _division(pull, op, xs, here, cotangent, rows):
 
 def _selection(pull, op, xs, here, cotangent, rows):
     (x,) = xs
-    if op.type == "MaxPool" and op.get_attr("data_format") == b"NHWC":
+    if op.type == "MaxPool" and op.get_attr("data_format") == b"NHWC" and op.get_attr("padding") in (b"SAME", b"VALID"):
         sizes, strides = op.get_attr("ksize")[1:], op.get_attr("strides")[1:]
         if x.shape[1:].is_fully_defined() and sizes[2] == 1:
             padding, apart = op.get_attr("padding"), sizes == strides

@@ -5,9 +5,8 @@ import contextlib
 import keras
 import torch
 
-from aumann.backends import Reads
+from aumann.backends import Reads, torch_secants
 from aumann.backends.torch_secants import Secants
-from aumann.backends.torch_secants import kinked as kinked
 from aumann.backends.torch_secants import operate as operate
 
 
@@ -56,6 +55,11 @@ def secants(fn, points):
             return fn(points)
 
     return gradients(over_cells, points)
+
+
+def kinked(fn, points, variables):
+    with keras.StatelessScope(state_mapping=[(v, v.value.detach()) for v in variables]):
+        return torch_secants.kinked(fn, points)
 
 
 @contextlib.contextmanager

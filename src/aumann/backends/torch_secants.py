@@ -47,7 +47,8 @@ SELECTIONS = set(
 
 OTHERS = set(  # that have kinks too
     "relu leaky_relu rrelu prelu abs absolute maximum minimum max min clamp_min clamp_max sign floor ceil round sort "
-    "topk amin fmax fmin median".split()
+    "topk amin fmax fmin median trunc fmod remainder norm __gt__ __ge__ __lt__ __le__ gt ge lt le greater "
+    "greater_equal less less_equal".split()
 )
 
 
@@ -95,7 +96,8 @@ class _Names(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         leaves, _ = pytree.tree_flatten((args, kwargs or {}))
         if any(torch.is_tensor(x) and x.requires_grad for x in leaves):
-            self.names.add(getattr(func, "__name__", "").rstrip("_"))
+            name = getattr(func, "__name__", "")
+            self.names.add(name if name.endswith("__") else name.rstrip("_"))
         return func(*args, **kwargs or {})
 
 

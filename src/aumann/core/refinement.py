@@ -26,7 +26,7 @@ from aumann.core.rules import between, secant, trapezoid
 SAFETY = 3.0  # on the estimate
 FEW = 10.0  # entries of a correction for which the safety doubles, where there are kinks
 LEAP = 4.0  # the most by which cells multiply from one sum to the next: a law seen from afar misleads
-STEP = 1.4  # and the least that is worth a sum
+STEP = 1.3  # and the least that is worth a sum
 AIM = 0.7  # of the tolerance, so that most rows that went as far as the law told are there
 
 
@@ -108,17 +108,19 @@ class Refined:
         self.evaluations[rows] += others.evaluations
 
 
-def refine(sums, rows, targets, tolerance, most, rounding):
+def refine(sums, rows, change, tolerance, most, rounding):
     """Values of rows to a tolerance, as far as the gradients that may be spent allow.
 
     Args:
         sums: a family of sums.
         rows: (n,) the rows that it is asked for.
+        change: F(x) − F(x′), (n, targets), and how well it is known: what the values of a row miss of it is an error.
         tolerance: relative L1 error at which a row is done, for each of its targets.
         most: gradients that may be spent on a row.
         rounding: relative error that is there whatever is done.
     """
-    n = len(rows)
+    n, targets = change[0].shape
+    goal = max(tolerance, 2 * rounding)
     done = Refined([], np.full((n, targets), np.inf), [], np.zeros(n, int))
     last, cells, want = [], np.zeros(n, int), np.full(n, sums.first)
     while want.any():
@@ -127,12 +129,13 @@ def refine(sums, rows, targets, tolerance, most, rounding):
             found = sums.of(rows[here], count, cells[here], [s[here] for s in last])
             if last:
                 _extrapolate(done, last, here, cells[here] / count, found, sums.order, rounding)
+                done.error[here] = np.maximum(done.error[here], _missed(done.values, here, *change))
             else:  # every row
                 done.values, done.parts = list(found), [done.error.copy() for _ in found]
                 last = [np.array(s) for s in found]
             done.evaluations[here] += [sums.price(count, int(k)) for k in cells[here]]
             cells[here] = count
-            want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], tolerance, most)
+            want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], goal, most)
     return done
 
 
@@ -155,7 +158,17 @@ def _error(c, d, mass, squares, law, first, order, rounding):
     """Relative; 0 / 0 is none, for nothing is attributed and nothing was on the way."""
     few = FEW * np.divide(squares, c * c, out=np.zeros_like(c), where=c > 0) if order == 2 else 0
     left = SAFETY * (1 + few) * np.where(first, c, np.sqrt(c * d * law))
-    return np.divide(left, mass, out=np.where(left > 0, np.inf, 0 * left), where=mass > 0) + rounding
+    return np.divide(left, mass, out=np.where(left > 0, np.inf, 0 * left), where=mass > 0) + np.where(
+        mass > 0, rounding, 0
+    )
+
+
+def _missed(values, here, change, noise):
+    """How much of F(x) − F(x′) values of some rows do not account for, relative to their mass."""
+    total = sum(v[here].sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in values)
+    mass = sum(size(v[here]) for v in values)
+    off = np.maximum(np.abs(total - change[here]) - noise[here], 0)
+    return np.divide(off, mass, out=np.zeros_like(off), where=mass > 0)
 
 
 def _wanted(sums, count, error, spent, tolerance, most):
@@ -169,7 +182,7 @@ def _wanted(sums, count, error, spent, tolerance, most):
         )
     for i in np.flatnonzero(want):
         while want[i] and spent[i] + sums.price(int(want[i]), count) > most:
-            less = sums.next(count, want[i] * 0.7)
+            less = sums.next(count, want[i] / 2)  # the next smaller one
             want[i] = less if STEP * count <= less < want[i] else 0
     return want.astype(int)
 
