@@ -68,7 +68,7 @@ def _parser():
     start = 'a number, "mean" of the data, a file, or "fixed"; once for each INPUT, or for all (default: 0.0)'
     add("--baseline", action="append", metavar="[INPUT=]VALUE", help=start)
     add("--tolerance", help="relative error at which a row is done (default: 0.01)")
-    add("--max-evaluations", help="gradients spent on a row at most (default: 2000)")
+    add("--max-evaluations", help="gradients spent on a row and baseline at most (default: 2000)")
     add("--rule", help=f"a fixed cost instead: NAME:NODES with NAME among {', '.join(FAMILIES)}")
     add("--output", help='name or index of an output, or "logits"')
     add("--layer", action="append", help="attribute at this layer; may be repeated")
