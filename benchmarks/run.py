@@ -317,12 +317,12 @@ def tolerances(rows):
 
         reached, missed = join("converged"), int((join("fifty") > 0.01).sum())
         within = join("within")[reached]
-        linear = lambda r: r["case"] in tolerance.PIECEWISE_LINEAR  # noqa: E731
+        vain, secants = (join(key, lambda r: r["case"] in tolerance.PIECEWISE_LINEAR) for key in ("vain", "secants"))
         whole.append((
             f"{goal:.1%}", len(reached), int(reached.sum()), f"{within.mean():.1%}", f"{join('honest').mean():.1%}",
-            f"{np.median(join('vain', linear)):.1f}", f"{np.median(join('same')):.2f}, {join('same').mean():.2f}",
+            f"{np.median(vain):.1f}", f"{np.median(join('same')):.2f}, {join('same').mean():.2f}",
             f"{np.median(join('enough')):.2f}, {join('enough').mean():.2f}",
-            f"{np.median(join('secants', linear)):.2f}", missed,
+            f"{np.median(secants):.2f}", missed,
         ))  # fmt: skip
     body = [
         (

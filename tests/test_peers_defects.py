@@ -137,7 +137,10 @@ def test_xplique_keeps_models_alive_for_ever():
 def test_alibi_residual_of_a_sigmoid_unit_has_the_wrong_sign_with_a_target():
     """The left sum of a convex slope misses in a known direction: Σφ - (F(x) - F(x')) = -(g(1) - g(0)) / 2n + … < 0."""
     x = np.array([[1.0]], "float32")
-    p = lambda z: 1 / (1 + np.exp(-z))  # noqa: E731
+
+    def p(z):
+        return 1 / (1 + np.exp(-z))
+
     slopes = [p(k / 4 - 3) * (1 - p(k / 4 - 3)) for k in range(4)]
     expected = np.mean(slopes) - (p(-2.0) - p(-3.0))
     assert expected < 0

@@ -236,14 +236,12 @@ class _Run:
 
     def _rounding(self):
         """Relative error of values that is there whatever is done: of the sums, or of half precision inside."""
-        inside = getattr(self.oracle.model, "compute_dtype", None) or self.oracle.dtype
+        inside = getattr(self.oracle.model, "compute_dtype", None)
         return max(16 * ROUNDING[self.oracle.dtype], 2 * ROUNDING.get(inside, 0))
 
     def _noise(self, prediction, base_value):
-        """How well F(x) − F(x′) is known."""
-        inside = getattr(self.oracle.model, "compute_dtype", None) or self.oracle.dtype
-        eps = max(32 * ROUNDING[self.oracle.dtype], 2 * ROUNDING.get(inside, 0))
-        return eps * np.maximum(np.abs(prediction), np.abs(base_value))
+        """How well F(x) − F(x′) is known: both ends are rounded."""
+        return 2 * self._rounding() * np.maximum(np.abs(prediction), np.abs(base_value))
 
     def _singular(self, rows):
         """Those of some rows that have no finite derivative at an end of the path."""

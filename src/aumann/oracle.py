@@ -223,20 +223,23 @@ class Oracle:
         """
         key = what, tuple(functions), path, targets, cells, once
         if key not in self._compiled:
-            if what == "flat":
-                fn = lambda points, side: self.flat(points, side, functions)  # noqa: E731
-            elif what == "read":
-                fn = self._read
-            else:
-                fn = lambda points, side, index: self.gradients(points, side, index, functions, cells)  # noqa: E731
-            if what == "step" and not once and not hasattr(self.model, "pull"):
-                compile = lambda fn: self.backend.compile(fn, [])  # noqa: E731
-                self._compiled[key] = engine.make_step(self.backend.compile(fn, self.variables), path, compile)
-            else:
-                fn = engine.make_step(fn, path) if what == "step" else fn
-                whole = hasattr(self.model, "pull")
-                self._compiled[key] = fn if whole else self.backend.compile(fn, self.variables)
+            self._compiled[key] = self._compile(what, functions, path, cells, once)
         return self._compiled[key]
+
+    def _compile(self, what, functions, path, cells, once):
+        def flat(points, side):
+            return self.flat(points, side, functions)
+
+        def gradients(points, side, index):
+            return self.gradients(points, side, index, functions, cells)
+
+        def compile(fn, variables=()):
+            return fn if hasattr(self.model, "pull") else self.backend.compile(fn, variables)
+
+        if what == "step" and not once:
+            return engine.make_step(compile(gradients, self.variables), path, compile)
+        fn = {"flat": flat, "read": self._read}.get(what) or engine.make_step(gradients, path)
+        return compile(fn, self.variables)
 
     def _read(self, leaves):
         """Outputs of the layers that read the leaves, in order."""
@@ -267,7 +270,9 @@ class Oracle:
             side = [ops.convert_to_tensor(self._first[i]) for i in self.held]
             units = units_of(self.inside, 1, self.backend.operate)
 
-            run = lambda ends: self.flat(ends, side, functions, units)  # noqa: E731
+            def run(ends):
+                return self.flat(ends, side, functions, units)
+
             self._kinked[functions] = None if self.opaque else self.backend.kinked(run, ends, self.variables)
         return self._kinked[functions]
 

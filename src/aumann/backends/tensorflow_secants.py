@@ -245,8 +245,8 @@ def _selection(pull, op, xs, here, cotangent, rows):
         if x.shape[1:].is_fully_defined() and sizes[2] == 1:
             padding, apart = op.get_attr("padding"), sizes == strides
             beyond = padding == b"SAME" and any(n % k for n, k in zip(x.shape[1:], sizes, strict=True))
-            own = tuple(sizes), tuple(strides), padding
-            rule = _windows(tuple(sizes)) if apart and not beyond else _pooling(*own)
+            sizes, strides = tuple(sizes), tuple(strides)
+            rule = _windows(sizes) if apart and not beyond else _pooling(sizes, strides, padding)
             return [rule(x, cotangent, rows, functools.partial(_by_place, op))]
         return [_by_place(op, x, cotangent, rows)]
 
@@ -287,8 +287,13 @@ def _pooling(sizes, strides, padding):
     def large(x, cotangent, rows):
         about = {"ksize": (1, *sizes), "strides": (1, *strides), "padding": padding, "include_batch_in_index": True}
         i, before, j, after = once(x, cotangent, rows)
-        left = tf.raw_ops.MaxPoolGradWithArgmax(input=x, grad=before, argmax=tf.cast(i, tf.int64), **about)
-        return left + tf.raw_ops.MaxPoolGradWithArgmax(input=x, grad=after, argmax=tf.cast(j, tf.int64), **about)
+        due = (i, before), (j, after)
+        return tf.add_n(
+            [
+                tf.raw_ops.MaxPoolGradWithArgmax(input=x, grad=c, argmax=tf.cast(place, tf.int64), **about)
+                for place, c in due
+            ]
+        )
 
     def run(x, cotangent, rows, small):
         wide = tf.size(x, out_type=tf.int64) >= LARGE

@@ -63,8 +63,8 @@ class Starts:
 
     def of(self, rows):
         """Those of some rows."""
-        own = lambda a: a[rows] if len(a) > 1 else a  # noqa: E731
-        return Starts([own(p) for p in self.points], own(self.weights))
+        *points, weights = (a[rows] if len(a) > 1 else a for a in (*self.points, self.weights))
+        return Starts(points, weights)
 
 
 def split(baseline, names, pack):
