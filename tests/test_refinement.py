@@ -12,8 +12,8 @@ from keras import layers as L
 from keras import ops
 
 import aumann
+from aumann import CompletenessWarning, ToleranceWarning
 from aumann.core import refinement
-from aumann.methods import CompletenessWarning, ToleranceWarning
 
 RNG = np.random.default_rng(11)
 FEW = 9  # the evaluations of two sums of secants, the fewest

@@ -4,6 +4,8 @@ ig = aumann.IntegratedGradients(model)
 explanation = ig.explain(inputs, target="predicted", baseline=0.0)
 """
 
+import importlib
+
 from aumann.core import baselines
 from aumann.core.rules import Rule, clenshaw_curtis, gauss_legendre, left, midpoint, right, secant, trapezoid
 from aumann.explanation import Explanation, load
@@ -11,8 +13,13 @@ from aumann.explanation import Explanation, load
 __all__ = [
     "CompletenessWarning",
     "Explanation",
+    "HypotheticalContributions",
+    "InputXGradient",
     "IntegratedGradients",
+    "MeanGradient",
     "Rule",
+    "Saliency",
+    "ToleranceWarning",
     "baselines",
     "clenshaw_curtis",
     "gauss_legendre",
@@ -24,12 +31,20 @@ __all__ = [
     "trapezoid",
 ]
 
+_LATER = {  # name: the room where it stands
+    "CompletenessWarning": "call",
+    "HypotheticalContributions": "methods",
+    "InputXGradient": "methods",
+    "IntegratedGradients": "methods",
+    "MeanGradient": "methods",
+    "Saliency": "methods",
+    "ToleranceWarning": "call",
+}
+
 
 def __getattr__(name):
     """The methods when they are first asked for: Keras reads which framework to run on when it is imported."""
-    if name not in ("CompletenessWarning", "IntegratedGradients"):
+    if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from aumann.methods import CompletenessWarning, IntegratedGradients
-
-    globals().update(CompletenessWarning=CompletenessWarning, IntegratedGradients=IntegratedGradients)
+    globals()[name] = getattr(importlib.import_module(f"aumann.{_LATER[name]}"), name)
     return globals()[name]

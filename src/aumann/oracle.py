@@ -174,7 +174,7 @@ class Oracle:
         return vectors[0] if len(vectors) == 1 else ops.concatenate(vectors, axis=1)
 
     def gradients(self, points, side, index, functions=(), cells=False):
-        """For each point, a list over targets of ∂F/∂point, or None where F does not depend on it.
+        """F (rows, targets), and for each point a list over targets of ∂F/∂point or None where F is independent of it.
 
         With `cells`, the mean over the cell from each row to the next one, by secants (`core/secant.py`).
         """
@@ -186,7 +186,7 @@ class Oracle:
         def values(points):
             return ops.take_along_axis(self.flat(points, side, functions, units), index, axis=1)
 
-        _, columns = (self.backend.secants if cells else self.backend.gradients)(values, points)
+        found, columns = (self.backend.secants if cells else self.backend.gradients)(values, points)
         if all(g is None for column in columns for g in column):
             for i in self.moving:
                 if self.kinds[i] in "iu":
@@ -194,7 +194,7 @@ class Oracle:
             raise ValueError(
                 _not_differentiable("an output that depends on no input through differentiable operations")
             )
-        return columns
+        return found, columns
 
     def _pull(self, points, side, index, functions):
         """The chain rule by hand, for a graph of a framework that Keras does not run on."""
@@ -207,26 +207,26 @@ class Oracle:
                 self._vector(tree.pack_sequence_as(structure, outputs), functions), index, axis=1
             )
 
-        _, columns = self.backend.gradients(values, outputs)
+        found, columns = self.backend.gradients(values, outputs)
         pulled = []
         for slopes in zip(*columns, strict=True):  # of one target, for each output
             slopes = [ops.zeros_like(y) if g is None else g for g, y in zip(slopes, outputs, strict=True)]
             pulled.append(self.model.pull(leaves, slopes))
-        return [[ops.cast(target[i], self.dtype) for target in pulled] for i in self.moving]
+        return found, [[ops.cast(target[i], self.dtype) for target in pulled] for i in self.moving]
 
     # ---- what is compiled --------------------------------------------------------------------------------------
 
-    def compiled(self, what, functions, path=None, targets=1, cells=False, once=True):
+    def compiled(self, what, functions, path=None, credit=None, targets=1, cells=False, once=True):
         """ "flat", "read" or "step" (for a number of targets, over nodes or cells), compiled once.
 
         With `once`, for the steps of one rule; else gradients are compiled apart, for the number of points alone.
         """
-        key = what, tuple(functions), path, targets, cells, once
+        key = what, tuple(functions), path, credit, targets, cells, once
         if key not in self._compiled:
-            self._compiled[key] = self._compile(what, functions, path, cells, once)
+            self._compiled[key] = self._compile(what, functions, path, credit, cells, once)
         return self._compiled[key]
 
-    def _compile(self, what, functions, path, cells, once):
+    def _compile(self, what, functions, path, credit, cells, once):
         def flat(points, side):
             return self.flat(points, side, functions)
 
@@ -237,8 +237,8 @@ class Oracle:
             return fn if hasattr(self.model, "pull") else self.backend.compile(fn, variables)
 
         if what == "step" and not once:
-            return engine.make_step(compile(gradients, self.variables), path, compile)
-        fn = {"flat": flat, "read": self._read}.get(what) or engine.make_step(gradients, path)
+            return engine.make_step(compile(gradients, self.variables), path, credit, compile)
+        fn = {"flat": flat, "read": self._read}.get(what) or engine.make_step(gradients, path, credit)
         return compile(fn, self.variables)
 
     def _read(self, leaves):

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from aumann.core.credits import Moment, share
+
 
 @dataclass(frozen=True)
 class Packing:
@@ -66,13 +68,14 @@ def groups(rows, size, dynamic):
         yield np.minimum(np.arange(first, first + width), rows - 1), count
 
 
-def make_step(gradients, path, compile=lambda fn: fn):
-    """One batch: interpolate, forward, gradient, weigh, sum.
+def make_step(gradients, path, credit=share, compile=lambda fn: fn):
+    """One batch: interpolate, forward, gradient, credit, sum.
 
     Args:
-        gradients: (points, side, index) -> for each point a list over targets of ∂F/∂point or None where F does not
-            depend on it; points are (rows, *row), index (rows, targets).
+        gradients: (points, side, index) -> F (rows, targets), and for each point a list over targets of ∂F/∂point or
+            None where F does not depend on it; points are (rows, *row), index (rows, targets).
         path: (start, end, t) -> (point, velocity).
+        credit: what a gradient is worth to the features; see `core/credits.py`.
         compile: of what comes before and after the gradients, where these are compiled by themselves: they see S·M
             points, whatever S and M are.
 
@@ -91,33 +94,34 @@ def make_step(gradients, path, compile=lambda fn: fn):
         points = [ops.reshape(p, (-1, *end.shape[1:])) for p, end in zip(points, ends, strict=True)]
         return points, [ops.repeat(s, width, axis=0) for s in side], [ops.repeat(index[0], width, axis=0)]
 
-    def weigh(sums, slices, ends, starts, tw):
+    def weigh(sums, values, slices, ends, starts, tw):
+        rows = ops.shape(ends[0])[0]
+        velocities = [along(start, end, tw[0])[1] for start, end in zip(starts, ends, strict=True)]
+        shares = []
+        for k, slopes in enumerate(zip(*slices, strict=True)):
+            slopes = [
+                None if g is None else ops.reshape(g, (rows, -1, *end.shape[1:]))
+                for g, end in zip(slopes, ends, strict=True)
+            ]
+            own, weights = (ops.reshape(a, (rows, -1)) for a in (values[:, k], tw[1]))
+            shares.append(credit(Moment(slopes, velocities, starts, own, weights)))
         return [
-            total if all(g is None for g in columns) else total + _weigh(columns, along(start, end, tw[0])[1], tw[1])
-            for total, columns, start, end in zip(sums, slices, starts, ends, strict=True)
+            s if all(c is None for c in columns) else s + _stack(columns, s)
+            for s, columns in zip(sums, zip(*shares, strict=True), strict=True)
         ]
 
     lay, weigh = compile(lay), compile(weigh)
 
     def step(sums, ends, starts, tw, side, index):
         points, side, index = lay(ends, starts, tw, side, index)
-        return weigh(sums, gradients(points, side, index[0]), ends, starts, tw)
+        return weigh(sums, *gradients(points, side, index[0]), ends, starts, tw)
 
     return step
 
 
-def _weigh(columns, velocity, w):
-    """Σ over the points of a row, for each target: (S, targets, *row)."""
-    row = tuple(columns[0].shape[1:])
-    single = velocity.shape[1] == 1  # a straight path from one baseline: its velocity stands before the sum
-    fit = ops.shape(velocity)[0], -1
-    w = ops.reshape(w, (*fit, *(1,) * len(row)))
-    columns = [ops.reshape(g, (*fit, *row)) for g in columns]
-    if single:
-        totals = [ops.sum(w * g, axis=1) * velocity[:, 0] for g in columns]
-    else:
-        totals = [ops.sum(w * velocity * g, axis=1) for g in columns]
-    return ops.stack(totals, axis=1)
+def _stack(columns, like):
+    """One share for each target, zero where F does not depend on the point: (S, targets, *row)."""
+    return ops.stack([like[:, 0] * 0 if c is None else c for c in columns], axis=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,13 +151,11 @@ class Work:
         """Path points of a row: gradients spent on it."""
         return self.starts.count * len(self.rule)
 
-    def of(self, rows, rule):
-        """The same for some rows, by another rule."""
+    def of(self, rows):
+        """The same for some rows."""
         index = self.index if len(self.index) == 1 else self.index[rows]
         load = self.load
-        return replace(
-            self, rows=len(rows), load=lambda own: load(rows[own]), starts=self.starts.of(rows), index=index, rule=rule
-        )
+        return replace(self, rows=len(rows), load=lambda own: load(rows[own]), starts=self.starts.of(rows), index=index)
 
 
 def integrate(step, work, batch_size, dynamic, host, progress=None):

@@ -1,0 +1,59 @@
+"""Credits: what the gradients on the path of a row are worth to its features, summed over the points of the path.
+
+A credit is a function of a `Moment` that gives for each point of the model's input (S, *row), or None where F does not
+depend on it. The credit of Aumann and Shapley is `share`; with any other the values need not add up to F(x) − F(x′).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from keras import ops
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is known at M path points of each of S rows, for one target; lists have an entry for each point.
+
+    Attributes:
+        slopes: list of (S, M, *row) or None, ∂F/∂point; over cells, the secant from each path point to the next.
+        velocities: list of arrays that broadcast against those, γ'(t).
+        starts: list of arrays that broadcast against those, x′.
+        values: (S, M), F.
+        weights: (S, M), those of the rule and of the baselines.
+    """
+
+    slopes: list
+    velocities: list
+    starts: list
+    values: Any
+    weights: Any
+
+
+def share(moment):
+    """Σ w γ' ∘ ∂F: the values of Aumann and Shapley, complete on every path."""
+    return [
+        None if g is None else total(moment, g) * v[:, 0] if v.shape[1] == 1 else total(moment, v * g)
+        for g, v in zip(moment.slopes, moment.velocities, strict=True)
+    ]
+
+
+def slope(moment):
+    """Σ w ∂F: the mean gradient on the path."""
+    return [None if g is None else total(moment, g) for g in moment.slopes]
+
+
+def hypothetical(moment):
+    """Σ w (∂F − ⟨x′, ∂F⟩), letters on the last axis: what each letter would be worth were it in the sequence.
+
+    At a letter c instead of the row's own, x − x′ is e_c − x′, and Σₖ (e_c − x′)ₖ ∂ₖF = ∂_c F − ⟨x′, ∂F⟩.
+    """
+    return [
+        None if g is None else total(moment, g - ops.sum(b * g, axis=-1, keepdims=True))
+        for g, b in zip(moment.slopes, moment.starts, strict=True)
+    ]
+
+
+def total(moment, a):
+    """Σ w a over the points of a row: (S, *row)."""
+    w = ops.reshape(moment.weights, (*ops.shape(moment.weights), *(1,) * (len(a.shape) - 2)))
+    return ops.sum(w * a, axis=1)
