@@ -28,6 +28,9 @@ ARROWS = {
     "progress": set(),
     "explanation": {"plots"},
     "plots": {"explanation"},
+    "regions": {"explanation"},
+    "bases": {"explanation"},
+    "sequences": {"explanation"},
     "backends": {"core"},
     "units": set(),
     "oracle": {"backends", "core", "intercept", "units"},
@@ -37,7 +40,7 @@ ARROWS = {
     "files": set(),
     "demo": {"files", "__init__"},
     "cli": {"core", "demo", "explanation", "files", "inputs", "__init__"},
-    "__init__": {"call", "core", "explanation", "methods"},
+    "__init__": {"bases", "call", "core", "explanation", "methods", "regions", "sequences"},
     "__main__": {"cli"},
 }
 
@@ -111,7 +114,7 @@ def test_public_names_are_the_list():
     for name in aumann.__all__:
         assert getattr(aumann, name).__doc__, f"{name} has no docstring"
     named = {n for n in vars(aumann) if not n.startswith("_") and not isinstance(getattr(aumann, n), type(sys))}
-    assert named | {"baselines"} == set(aumann.__all__)
+    assert named | {"bases", "baselines", "regions", "sequences"} == set(aumann.__all__)
 
 
 def test_import_takes_no_second_framework_no_plots_no_tables():
@@ -121,5 +124,5 @@ def test_import_takes_no_second_framework_no_plots_no_tables():
         "print(*({m.split('.')[0] for m in sys.modules} - before))"
     )
     out = subprocess.run([sys.executable, "-c", code], env=os.environ, capture_output=True, text=True, check=True)
-    heavy = {"matplotlib", "pandas", "ray", "sklearn", "tqdm", "xarray", "shap"}
+    heavy = {"matplotlib", "pandas", "pywt", "ray", "scipy", "skimage", "sklearn", "tqdm", "xarray", "shap"}
     assert not set(out.stdout.split()) & (FRAMEWORKS | heavy)

@@ -6,6 +6,7 @@ explanation = ig.explain(inputs, target="predicted", baseline=0.0)
 
 import importlib
 
+from aumann import bases, regions, sequences
 from aumann.core import baselines
 from aumann.core.rules import Rule, clenshaw_curtis, gauss_legendre, left, midpoint, right, secant, trapezoid
 from aumann.explanation import Explanation, load
@@ -21,13 +22,16 @@ __all__ = [
     "Saliency",
     "ToleranceWarning",
     "baselines",
+    "bases",
     "clenshaw_curtis",
     "gauss_legendre",
     "left",
     "load",
     "midpoint",
+    "regions",
     "right",
     "secant",
+    "sequences",
     "trapezoid",
 ]
 

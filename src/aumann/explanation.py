@@ -162,9 +162,11 @@ class Explanation:
                 first feature axis, -1 the last (channels, or the embedding, so that each pixel or token keeps one
                 number). Leaves that lack the axis stay as they are. None sums over all feature axes.
             groups: a mapping from a group's name to its members, which are names or positions along the first feature
-                axis, or a boolean mask with the shape of a row; or one array of integer labels with the shape of a row.
-                Features in no group form the group "(rest)". For several inputs, a structure like theirs in which
-                absent entries and None leave an input as it is.
+                axis, or a boolean mask; or integer labels, as a segmentation gives them. Masks and labels have the
+                shape of a row or of its first axes (pixels without channels), with 1 where they hold along an axis. An
+                axis of rows, or axes of rows and targets, may stand before it, for groups of each row's own. Features
+                in no group form the group "(rest)". For several inputs, a structure like theirs in which absent
+                entries and None leave an input as it is.
 
         Returns:
             An explanation whose values have the feature axes that are left, or (n[, targets], groups). Sums are taken
@@ -179,10 +181,8 @@ class Explanation:
         for _, value, features, group in self._walk(self.names.get("features"), groups):
             row = self._row(value)
             if groups is not None and group is not None:
-                labels, features = _labels(group, row, features)
-                flat = value.reshape(*self.prediction.shape, math.prod(row))
-                parts = [flat[..., labels == g].sum(-1, dtype=np.float64) for g in range(len(features))]
-                value, changed = np.stack(parts, axis=-1).astype(value.dtype), True
+                labels, features = _labels(group, self.prediction.shape, row, features)
+                value, changed = _grouped(value, labels, len(row), len(features)), True
             elif groups is None and (axes := _axes(axis, len(row))) is not None:
                 within = tuple(a + self.prediction.ndim for a in axes)
                 value, changed = value.sum(within, dtype=np.float64).astype(value.dtype), True
@@ -417,6 +417,22 @@ def rebuild(structure, leaves):
     return next(leaves)
 
 
+def input_path(explanation, name, fits, what) -> str:
+    """Returns the path of the input called `name`, or of the only one whose feature shape fits if that is None.
+
+    Raises:
+        ValueError: if no input has that name and fits, or if several could be meant; `what` says in words which fit.
+    """
+    rows = {path: value.shape[explanation.prediction.ndim :] for path, value in walk(explanation.values)}
+    paths = [path for path, row in rows.items() if fits(row) and name in (None, path)]
+    if len(paths) != 1:
+        raise ValueError(
+            f"Expected one input that is {what}; received inputs with feature axes {rows} and input={name!r}. "
+            "Name one of them in input=."
+        )
+    return paths[0]
+
+
 def feature_labels(features, row) -> list[str]:
     """Returns a str for every feature of a flattened row: its name, or its place, such as "[3, 4, 0]"."""
     if len(row) == 0:
@@ -509,38 +525,63 @@ def _axes(axis, rank):
     return {a % rank for a in axes} if all(-rank <= a < rank for a in axes) else None
 
 
-def _labels(groups, row, features):
-    """Returns the group of every feature of a flattened row, as numbers, and the groups' names."""
+def _labels(groups, lead, row, features):
+    """Returns the group of every feature as numbers, of shape (*lead, *row) or 1 in lead, and the groups' names."""
     if not isinstance(groups, Mapping):
         labels = np.asarray(groups)
-        if labels.dtype.kind not in "iu" or labels.shape != row:
+        fitted = _fitted(labels, lead, row) if labels.dtype.kind in "iu" else None
+        if fitted is None:
             raise ValueError(
                 f"Expected a mapping, or integer labels of shape {row}; received {labels.dtype} of shape "
                 f"{labels.shape}. Give every feature of a row its label."
             )
-        unique, labels = np.unique(labels, return_inverse=True)
-        return labels.ravel(), [str(label) for label in unique]
+        unique, labels = np.unique(fitted, return_inverse=True)
+        return labels.reshape(fitted.shape), [str(label) for label in unique]
     names = [str(name) for name in groups]
-    labels = np.full(row, -1)
-    for number, (name, members) in enumerate(groups.items()):
-        mask = _members(name, members, row, features)
-        if (labels[mask] >= 0).any():
-            other = names[labels[mask].max()]
+    masks = [_members(name, members, lead, row, features) for name, members in groups.items()]
+    labels = np.full(np.broadcast_shapes((1,) * len(lead) + row, *(mask.shape for mask in masks)), -1)
+    for number, (name, mask) in enumerate(zip(names, masks, strict=True)):
+        before = labels[np.broadcast_to(mask, labels.shape)]
+        if (before >= 0).any():
+            other = names[before.max()]
             raise ValueError(f"Expected groups without overlap; {name!r} meets {other!r}. Name each feature once.")
-        labels[mask] = number
+        np.copyto(labels, number, where=mask)
     if (labels < 0).any():
         names += [REST] * (REST not in names)
         labels[labels < 0] = names.index(REST)
-    return labels.ravel(), names
+    return labels, names
 
 
-def _members(group, members, row, features):
-    """Returns the mask, of the row's shape, of one group's members."""
+def _fitted(array, lead, row):
+    """Returns labels or a mask as (*lead, *row), with 1 for axes of lead that it has not; None if it does not fit."""
+    for depth in range(len(lead) + 1):
+        own, places = array.shape[:depth], array.shape[depth:]
+        short = len(row) - len(places)
+        fits = own == lead[:depth] and (places or not row) and short >= 0
+        if fits and all(place in (1, size) for place, size in zip(places, row, strict=False)):
+            own += (1,) * (len(lead) - depth)
+            return np.broadcast_to(array.reshape(own + places + (1,) * short), own + row)
+    return None
+
+
+def _grouped(value, labels, rank, count):
+    """Returns the sums of a leaf's values, with `rank` feature axes, within `count` groups: (n[, targets], count)."""
+    lead = value.shape[: value.ndim - rank]
+    labels = np.broadcast_to(labels, value.shape)
+    sums = np.empty((*lead, count), value.dtype)
+    for at in np.ndindex(lead):
+        sums[at] = np.bincount(labels[at].ravel(), value[at].ravel(), count)
+    return sums
+
+
+def _members(group, members, lead, row, features):
+    """Returns the mask, of shape (*lead, *row) or 1 in lead, of one group's members."""
     mask = np.asarray(members)
     if mask.dtype == bool:
-        if mask.shape != row:
+        fitted = _fitted(mask, lead, row)
+        if fitted is None:
             raise ValueError(f"Expected a mask of shape {row} for {group!r}; received {mask.shape}. Cover a whole row.")
-        return mask
+        return fitted
     places = {place: [place] for place in range(row[0] if row else 0)}
     for place, name in enumerate(features or ()):
         places.setdefault(name, []).append(place)
@@ -550,7 +591,7 @@ def _members(group, members, row, features):
             known = reprlib.repr(list(places))
             raise ValueError(f"Expected members of {group!r} among {known}; received {member!r}. Check the spelling.")
         mask[places[member]] = True
-    return mask
+    return mask.reshape((1,) * len(lead) + row)
 
 
 def _encode(structure, name, arrays):
