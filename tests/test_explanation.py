@@ -183,6 +183,45 @@ def test_members_are_names_positions_or_masks_along_the_first_axis():
     assert by_label.names["features"] == ["7"] and by_label.values.shape == (2, 1)
 
 
+def test_maps_and_masks_hold_along_axes_that_they_lack():
+    v = np.arange(48.0).reshape(2, 4, 3, 2)
+    e = build(v)
+    pixels = np.random.default_rng(0).integers(0, 3, (4, 3))
+    expected = np.stack([(v * (pixels == k)[..., None]).sum((1, 2, 3)) for k in range(3)], 1)
+    masks = {str(k): pixels == k for k in range(3)}
+    for groups in (pixels, pixels[..., None], np.repeat(pixels[..., None], 2, 2), masks):
+        summed = e.sum(groups=groups)
+        np.testing.assert_array_equal(summed.values, expected)
+        assert summed.names["features"] == ["0", "1", "2"]
+    lines, columns, colours = np.array([0, 0, 1, 1]), np.array([[0, 1, 1]]), np.array([[[4, 7]]])
+    np.testing.assert_array_equal(e.sum(groups=lines).values, v.reshape(2, 2, -1).sum(-1))
+    one, two = v.sum((1, 3))[:, 0], v.sum((1, 3))[:, 1:].sum(1)
+    np.testing.assert_array_equal(e.sum(groups=columns).values, np.stack([one, two], 1))
+    np.testing.assert_array_equal(e.sum(groups=colours).values, v.sum((1, 2)))
+
+
+@QUICK
+@given(st.integers(0, 9999), st.booleans())
+def test_each_row_and_target_may_have_groups_of_its_own(seed, several):
+    rng = np.random.default_rng(seed)
+    v = rng.normal(size=(3, 2, 4, 3, 2) if several else (3, 4, 3, 2))
+    e = build(v, several=several)
+    for depth in range(1 + several, 0, -1):
+        labels = rng.integers(0, 4, (*v.shape[:depth], 4, 3))
+        unique = np.unique(labels)
+        masks = {str(k): labels == k for k in unique}
+        full = np.broadcast_to(labels.reshape(3, *(1,) * (several and depth < 2), *labels.shape[1:], 1), v.shape)
+        for groups in (labels, masks):
+            summed = e.sum(groups=groups)
+            assert summed.names["features"] == [str(k) for k in unique]
+            for g, k in enumerate(unique):
+                part = np.where(full == k, v, 0).sum((-3, -2, -1))
+                np.testing.assert_allclose(summed.values[..., g], part, atol=1e-12)
+        np.testing.assert_allclose(totals(e.sum(groups=labels)), totals(e), atol=1e-12)
+    shared = e.sum(groups={"a": [0], "b": np.zeros((3, 4), bool)})
+    assert shared.names["features"] == ["a", "b", REST]
+
+
 def test_features_of_one_name_go_to_the_same_group():
     e = build(np.arange(6.0).reshape(2, 3), names={"features": ["x", "y", "x"]})
     np.testing.assert_array_equal(e.sum(groups={"both": ["x"]}).values, [[2, 1], [8, 4]])
@@ -436,6 +475,9 @@ REFUSED = {
     "position beyond the end": lambda: ONE.sum(groups={"g": [3]}),
     "mask of another shape": lambda: ONE.sum(groups={"g": [True, False]}),
     "labels of another shape": lambda: ONE.sum(groups=np.array([0, 1])),
+    "labels of the rows alone": lambda: build(np.ones((2, 3, 4))).sum(groups=np.array([0, 1])),
+    "labels with axes to spare": lambda: ONE.sum(groups=np.zeros((2, 1, 3), int)),
+    "masks that overlap in a row": lambda: ONE.sum(groups={"g": ["a"], "h": np.eye(2, 3, dtype=bool)}),
     "labels that are not integers": lambda: ONE.sum(groups=np.array([0.0, 1.0, 2.0])),
     "groups of unknown inputs": lambda: TWO.sum(groups={"z": {"g": [0]}}),
     "groups of no input": lambda: TWO.sum(groups={"x": None}),
