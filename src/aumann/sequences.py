@@ -82,25 +82,21 @@ def to_tfmodisco(explanation, folder, *, input=None, target=None, axis=-1) -> tu
         ValueError: inputs that are not one-hot over four letters, values that are not finite, or no such target.
         FileNotFoundError: no such folder.
     """
-    if axis not in (-1, 0, 1):
+    if axis not in range(-2, 2):
         raise ValueError(f"Expected the axis of the letters as -1 or 0; received {axis!r}. Give -1 for (L, 4).")
-    path = input_path(
-        explanation,
-        input,
-        lambda row: len(row) == 2 and row[axis] == LETTERS,
-        f"of {LETTERS} letters along axis {axis}",
-    )
+    wanted = f"a sequence of {LETTERS} letters along axis {axis}"
+    path = input_path(explanation, input, lambda row: len(row) == 2 and row[axis] == LETTERS, wanted)
     values, one_hot = next(leaves for name, *leaves in walk(explanation.values, explanation.inputs) if name == path)
     if explanation.several:
         values = values[:, _target(target, explanation.targets)]
     elif target is not None:
         raise ValueError(f"Expected no target=, as there is one; received {target!r}. Leave it out.")
-    if axis != 0:
-        values, one_hot = values.swapaxes(1, 2), one_hot.swapaxes(1, 2)
     if one_hot.shape != values.shape:
         raise ValueError(
-            f"Expected values like the inputs, {one_hot.shape}; received {values.shape}. Attribute at them."
+            f"Expected values like inputs {one_hot.shape}; received {values.shape}. Attribute at the inputs."
         )
+    if axis % 2:
+        values, one_hot = values.swapaxes(1, 2), one_hot.swapaxes(1, 2)
     if not np.isfinite(values).all():
         raise ValueError("Expected finite values; received NaN or infinity. Leave these rows out.")
     arrays = {"sequences.npz": _one_hot(one_hot, np.float32, axis=1), "attributions.npz": values.astype(np.float32)}
