@@ -107,6 +107,25 @@ def test_values_are_those_of_the_model_seen_in_the_basis(make):
     close(found.residual, np.zeros(3), scale=1.0)
 
 
+def test_a_mean_gradient_by_the_library_is_complete_in_every_basis():
+    rng = np.random.default_rng(1)
+    model = mlp(units=3, features=8)
+    x, start = rng.normal(size=(4, 8)).astype("float32"), rng.normal(size=8).astype("float32")
+    e = aumann.MeanGradient(model, rule=RULE).explain(x, target=[0, 2], baseline=start)
+    phi = aumann.IntegratedGradients(model, rule=RULE).explain(x, target=[0, 2], baseline=start)
+    for found in (bases.fourier(e), bases.wavelet(e), bases.pca(e, np.eye(8)[:2]), bases.linear(e, np.eye(8))):
+        close(total(found), total(phi))
+        close(found.residual, np.zeros((4, 2)), scale=1.0)
+    close(found.values, phi.values)
+    with pytest.raises(ValueError, match="received those of IntegratedGradients"):
+        bases.fourier(phi)
+    constant = aumann.MeanGradient(model, rule=RULE).explain(x, target=0, baseline=0.5)
+    close(total(bases.fourier(constant)), constant.prediction - constant.base_value)
+    both = aumann.MeanGradient(model, rule=RULE).explain(x, target=0, baseline=aumann.baselines.weighted(x[:2]))
+    with pytest.raises(ValueError, match="one baseline; received a set of 2"):
+        bases.fourier(both)
+
+
 # Completeness
 
 

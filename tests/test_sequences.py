@@ -63,6 +63,18 @@ def test_at_each_position_contributions_are_integrated_gradients(motifs):
     np.testing.assert_allclose(one, found[:, 1])
 
 
+def test_the_library_s_own_hypothetical_contributions_give_the_same(motifs, tmp_path):
+    rng = np.random.default_rng(7)
+    x, starts = one_hot(rng, 3, 12), one_hot(rng, 3, 4, 12)  # a set for each row
+    given = {"target": 1, "baseline": aumann.baselines.weighted(starts)}
+    h = aumann.HypotheticalContributions(motifs, rule=RULE).explain(x, **given)
+    for i in range(3):
+        close(h.values[i : i + 1].astype(float), hypothetical(motifs, x[i : i + 1], starts[i], [0.25] * 4, 1))
+    phi = aumann.IntegratedGradients(motifs, rule=RULE).explain(x, **given)
+    close(contributions(h.values, h.inputs).sum(-1), phi.values.sum(-1))
+    np.testing.assert_array_equal(read(to_tfmodisco(h, tmp_path))[1], h.values.swapaxes(1, 2))
+
+
 def test_from_zeros_they_are_integrated_gradients_letter_by_letter(motifs):
     x = one_hot(np.random.default_rng(1), 2, 12)
     e = aumann.IntegratedGradients(motifs, rule=RULE).explain(x, target=0)
@@ -145,6 +157,7 @@ REFUSED = {
     "files of what is not one-hot": lambda folder: to_tfmodisco(explanation(H, H), folder),
     "files of ids": lambda folder: to_tfmodisco(explanation(H, X.argmax(-1)), folder),
     "files of NaN": lambda folder: to_tfmodisco(explanation(H * np.nan, X), folder),
+    "files of contributions": lambda folder: to_tfmodisco(explanation(contributions(H, X), X), folder),
     "twenty letters": lambda folder: to_tfmodisco(explanation(np.ones((2, 6, 20)), np.ones((2, 6, 20))), folder),
     "letters on the other axis": lambda folder: to_tfmodisco(explanation(H, X), folder, axis=0),
     "no such axis": lambda folder: to_tfmodisco(explanation(H, X), folder, axis=2),

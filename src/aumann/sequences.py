@@ -1,7 +1,7 @@
 """Sequences: one-hot DNA and RNA, whose letters stand on an axis of four.
 
-A hypothetical contribution H[l, c] is what letter c would be worth at position l were it there: the mean over baselines
-b of m[l, c] − Σₖ b[l, k] m[l, k], with m the mean gradient on the path from b.
+`aumann.HypotheticalContributions` has H[l, c], what letter c would be worth at position l were it there: the mean over
+baselines b of m[l, c] − Σₖ b[l, k] m[l, k], with m the mean gradient on the path from b.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def to_tfmodisco(explanation, folder, *, input=None, target=None, axis=-1) -> tu
     TF-MoDISco takes it for A, C, G, T.
 
     Args:
-        explanation: of hypothetical contributions at one-hot inputs: values (n[, targets], L, 4).
+        explanation: by `aumann.HypotheticalContributions`, or of gradients that `simplex` corrected, at one-hot inputs:
+            values (n[, targets], L, 4).
         folder: where to; it must exist. Files of these names are replaced, each entirely or not at all.
         input: the sequence's name where there are several inputs.
         target: name or position of the target, where there are several.
@@ -79,7 +80,8 @@ def to_tfmodisco(explanation, folder, *, input=None, target=None, axis=-1) -> tu
         The paths of sequences.npz and attributions.npz.
 
     Raises:
-        ValueError: inputs that are not one-hot over four letters, values that are not finite, or no such target.
+        ValueError: inputs that are not one-hot over four letters, values that are not finite or that are 0 wherever the
+            input is, or no such target.
         FileNotFoundError: no such folder.
     """
     if axis not in range(-2, 2):
@@ -94,6 +96,11 @@ def to_tfmodisco(explanation, folder, *, input=None, target=None, axis=-1) -> tu
     if one_hot.shape != values.shape:
         raise ValueError(
             f"Expected values like inputs {one_hot.shape}; received {values.shape}. Attribute at the inputs."
+        )
+    if not values[one_hot == 0].any():
+        raise ValueError(
+            "Expected hypothetical contributions; received values of 0 for every letter that is not there. "
+            "Explain with aumann.HypotheticalContributions(model)."
         )
     if axis % 2:
         values, one_hot = values.swapaxes(1, 2), one_hot.swapaxes(1, 2)
