@@ -129,8 +129,9 @@ def test_files_have_letters_second_and_length_last(tmp_path):
         assert scores[row, letter, place] == np.float32(h[row, place, letter])
     assert sorted(p.name for p in tmp_path.iterdir()) == ["attributions.npz", "sequences.npz"]
     turned = explanation(h.swapaxes(1, 2), x.swapaxes(1, 2))
-    for same, array in zip(read(to_tfmodisco(turned, tmp_path, axis=0)), (sequences, scores), strict=True):
-        np.testing.assert_array_equal(same, array)
+    for e, axis in ((turned, 0), (turned, -2), (explanation(h, x), 1)):
+        for same, array in zip(read(to_tfmodisco(e, tmp_path, axis=axis)), (sequences, scores), strict=True):
+            np.testing.assert_array_equal(same, array)
 
 
 def test_files_hold_one_input_and_one_target(tmp_path):
