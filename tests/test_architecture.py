@@ -36,11 +36,12 @@ ARROWS = {
     "oracle": {"backends", "core", "intercept", "units"},
     "inputs": {"backends", "core", "oracle"},
     "call": {"backends", "core", "explanation", "inputs", "oracle", "progress"},
+    "interactions": {"call", "core", "explanation", "methods"},
     "methods": {"call", "core", "inputs", "oracle"},
     "files": set(),
     "demo": {"files", "__init__"},
     "cli": {"core", "demo", "explanation", "files", "inputs", "__init__"},
-    "__init__": {"bases", "call", "core", "explanation", "methods", "regions", "sequences"},
+    "__init__": {"bases", "call", "core", "explanation", "interactions", "methods", "regions", "sequences"},
     "__main__": {"cli"},
 }
 

@@ -8,7 +8,17 @@ import importlib
 
 from aumann import bases, regions, sequences
 from aumann.core import baselines
-from aumann.core.rules import Rule, clenshaw_curtis, gauss_legendre, left, midpoint, right, secant, trapezoid
+from aumann.core.rules import (
+    Rule,
+    clenshaw_curtis,
+    gauss_legendre,
+    left,
+    log_gauss,
+    midpoint,
+    right,
+    secant,
+    trapezoid,
+)
 from aumann.explanation import Explanation, load
 
 __all__ = [
@@ -17,6 +27,8 @@ __all__ = [
     "HypotheticalContributions",
     "InputXGradient",
     "IntegratedGradients",
+    "IntegratedHessians",
+    "Interactions",
     "MeanGradient",
     "Rule",
     "Saliency",
@@ -27,6 +39,7 @@ __all__ = [
     "gauss_legendre",
     "left",
     "load",
+    "log_gauss",
     "midpoint",
     "regions",
     "right",
@@ -40,6 +53,8 @@ _LATER = {  # name: the room where it stands
     "HypotheticalContributions": "methods",
     "InputXGradient": "methods",
     "IntegratedGradients": "methods",
+    "IntegratedHessians": "interactions",
+    "Interactions": "interactions",
     "MeanGradient": "methods",
     "Saliency": "methods",
     "ToleranceWarning": "call",

@@ -181,7 +181,7 @@ class Explanation:
         for _, value, features, group in self._walk(self.names.get("features"), groups):
             row = self._row(value)
             if groups is not None and group is not None:
-                labels, features = _labels(group, self.prediction.shape, row, features)
+                labels, features = group_labels(group, self.prediction.shape, row, features)
                 value, changed = _grouped(value, labels, len(row), len(features)), True
             elif groups is None and (axes := _axes(axis, len(row))) is not None:
                 within = tuple(a + self.prediction.ndim for a in axes)
@@ -525,7 +525,7 @@ def _axes(axis, rank):
     return {a % rank for a in axes} if all(-rank <= a < rank for a in axes) else None
 
 
-def _labels(groups, lead, row, features):
+def group_labels(groups, lead, row, features):
     """Returns the group of every feature as numbers, of shape (*lead, *row) or 1 in lead, and the groups' names."""
     if not isinstance(groups, Mapping):
         labels = np.asarray(groups)

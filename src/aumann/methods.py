@@ -137,7 +137,7 @@ class IntegratedGradients(Method):
                 + ". A rule fixes the cost and a tolerance the error: leave one of them out."
             )
         self.rule = rule
-        self.tolerance = None if rule is not None else _tolerance(TOLERANCE if tolerance is None else tolerance)
+        self.tolerance = None if rule is not None else check_tolerance(TOLERANCE if tolerance is None else tolerance)
         self.max_evaluations = _max_evaluations(MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
 
     def sum(self, call):
@@ -221,7 +221,7 @@ def _find_layers(model, layer):
     return found
 
 
-def _tolerance(tolerance):
+def check_tolerance(tolerance):
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.number)) or not tolerance > 0:
         raise ValueError(
             f"Expected a tolerance > 0, the relative error that the values of a row may have; received {tolerance!r}. "

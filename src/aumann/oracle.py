@@ -173,6 +173,10 @@ class Oracle:
             vectors.append(ops.expand_dims(ops.cast(value, self.dtype), 1))
         return vectors[0] if len(vectors) == 1 else ops.concatenate(vectors, axis=1)
 
+    def values(self, points, side, index, functions=(), units=None):
+        """F at points: (rows, targets)."""
+        return ops.take_along_axis(self.flat(points, side, functions, units), index, axis=1)
+
     def gradients(self, points, side, index, functions=(), cells=False):
         """F (rows, targets), and for each point a list over targets of ∂F/∂point or None where F is independent of it.
 
@@ -184,7 +188,7 @@ class Oracle:
         units = units_of(self.inside, len_of(points[0]), self.backend.operate) if cells else {}
 
         def values(points):
-            return ops.take_along_axis(self.flat(points, side, functions, units), index, axis=1)
+            return self.values(points, side, index, functions, units)
 
         found, columns = (self.backend.secants if cells else self.backend.gradients)(values, points)
         if all(g is None for column in columns for g in column):

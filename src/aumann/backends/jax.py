@@ -46,6 +46,17 @@ def gradients(fn, points):
     return values, [list(row) for row in zip(*columns, strict=True)]
 
 
+def curvatures(fn, point, chosen):
+    """Forward over reverse: the slopes are linearised once, and pushed along one direction after another."""
+    columns = jax.eval_shape(fn, point).shape[1]
+
+    def rows(k):
+        _, push = jax.linearize(jax.grad(lambda point: fn(point)[:, k].sum()), point)
+        return jax.lax.map(lambda i: push(jax.numpy.zeros_like(point).at[:, i].set(1)), chosen)
+
+    return jax.numpy.stack([jax.numpy.moveaxis(rows(k), 0, 1) for k in range(columns)], axis=1)
+
+
 def secants(fn, points):
     return gradients(jax_secants.secants(fn, len(points[0])), points)
 

@@ -80,6 +80,26 @@ def gradients(fn, points):
     return values, [list(row) for row in zip(*(tape.gradient(c, points) for c in columns), strict=True)]
 
 
+def curvatures(fn, point, chosen):
+    """Reverse over reverse, one direction after another: what `tf.vectorized_map` makes of some operations fails."""
+    with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        tape.watch(point)
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as inner:
+            inner.watch(point)
+            values = fn(point)
+            columns = tf.unstack(values, num=values.shape[1], axis=1)
+        slopes = [inner.gradient(column, point) for column in columns]
+
+    def rows(slope):
+        def row(i):
+            along = tf.broadcast_to(tf.one_hot(i, tf.shape(point)[1], dtype=point.dtype), tf.shape(point))
+            return tape.gradient(slope, point, along, unconnected_gradients="zero")
+
+        return tf.map_fn(row, chosen, fn_output_signature=point.dtype, parallel_iterations=1)
+
+    return tf.stack([tf.transpose(rows(slope), (1, 0, 2)) for slope in slopes], axis=1)
+
+
 def kinked(fn, points, variables):
     with keras.StatelessScope():
         return tensorflow_secants.kinked(fn, points)

@@ -49,6 +49,19 @@ def gradients(fn, points):
     return values.detach(), [list(row) for row in zip(*columns, strict=True)]
 
 
+def curvatures(fn, point, chosen):
+    """Reverse over reverse, one direction after another: every operation that can be differentiated twice will do."""
+    with torch.enable_grad():
+        point = point.detach().requires_grad_()
+        values = fn(point)
+        columns = []
+        for k in range(values.shape[1]):
+            (slope,) = torch.autograd.grad(values[:, k].sum(), point, create_graph=True)
+            rows = [torch.autograd.grad(slope[:, i].sum(), point, retain_graph=True)[0] for i in chosen.tolist()]
+            columns.append(torch.stack(rows, 1))
+    return torch.stack(columns, 1)
+
+
 def secants(fn, points):
     def over_cells(points):
         with Secants(len(points[0])):

@@ -10,8 +10,8 @@ import numpy as np
 
 
 @dataclass(frozen=True, eq=False)
-class Rule:
-    """A quadrature rule on [0, 1].
+class Quadrature:
+    """Nodes and weights of a sum over [0, 1], for the density whose `moments` a subclass gives.
 
     Attributes:
         name: how the rule is called and written in the provenance, as `"gauss_legendre(50)"`.
@@ -44,7 +44,7 @@ class Rule:
                 f"{self.name}: expected increasing nodes within [0, 1] and finite weights, received nodes {t}. "
                 "Sort the nodes and map them to [0, 1]."
             )
-        worst = np.abs(_legendre_moments(t, w, self.degree) - np.eye(1, self.degree + 1)[0]).max()
+        worst = np.abs(_legendre_moments(t, w, self.degree) - self.moments(np.arange(self.degree + 1))).max()
         if not worst < 1e-12:
             raise ValueError(
                 f"{self.name}: expected exactness to degree {self.degree}, received an error of {worst:.1e} on a "
@@ -58,6 +58,34 @@ class Rule:
 
     def __repr__(self):
         return f"aumann.{self.name}"
+
+
+class Rule(Quadrature):
+    """A quadrature rule on [0, 1].
+
+    Attributes:
+        name: how the rule is called and written in the provenance, as `"gauss_legendre(50)"`.
+        nodes: (n,) float64, increasing, within [0, 1].
+        weights: (n,) float64, summing to 1.
+        degree: every polynomial up to this degree is integrated exactly; checked when the rule is built.
+
+    Raises:
+        ValueError: the nodes and weights do not have the exactness they claim.
+    """
+
+    @staticmethod
+    def moments(k):
+        """∫₀¹ Pₖ(2t − 1) dt."""
+        return np.where(k == 0, 1.0, 0.0)
+
+
+class LogRule(Quadrature):
+    """A quadrature rule on [0, 1] for the density −ln t, which is that of a product of two uniform numbers."""
+
+    @staticmethod
+    def moments(k):
+        """∫₀¹ −ln t Pₖ(2t − 1) dt."""
+        return np.where(k == 0, 1.0, (-1.0) ** k / np.maximum(k * (k + 1.0), 1))
 
 
 class Cells(Rule):
@@ -85,7 +113,7 @@ class Cells(Rule):
 
 
 def _legendre_moments(t, w, degree):
-    """Σ w Pₖ(2t − 1) for k = 0…degree, which for an exact rule are 1, 0, 0, …: monomials are too ill-conditioned."""
+    """Σ w Pₖ(2t − 1) for k = 0…degree: monomials are too ill-conditioned."""
     x = 2 * t - 1
     before, now = np.ones_like(x), x
     moments = [w.sum()]
@@ -188,6 +216,33 @@ def secant(n=32):
     n = _count(n, 1, "secant")
     t = (np.arange(n + 1) / n) ** 1.5
     return Cells(f"secant({n})", t, np.append(np.diff(t), 0), 0)
+
+
+@functools.lru_cache(maxsize=64)
+def log_gauss(n=12):
+    """n Gauss nodes for ∫₀¹ −ln t g(t) dt: exact to degree 2n − 1, spectral if g is smooth.
+
+    For `IntegratedHessians`. The recurrence of the orthogonal polynomials comes from the moments of Legendre
+    polynomials, which is well-conditioned; nodes and weights are the eigenvalues and vectors of its matrix.
+
+    Source: Gautschi (1982), On generating orthogonal polynomials; Golub, Welsch (1969).
+    """
+    n = _count(n, 1, "log_gauss")
+    k = np.arange(2 * n)
+    b = k**2 / (4 * (4 * k**2 - 1.0))  # of the monic Legendre polynomials on [0, 1], whose a is 1/2 throughout
+    above = LogRule.moments(k) * np.append(1, np.cumprod((k[:-1] + 1) / (4 * k[:-1] + 2)))  # monic: over C(2k, k)
+    before, alpha, beta = np.zeros(2 * n), [0.5 + above[1] / above[0]], [1.0]
+    for j in range(1, n):
+        now = np.zeros(2 * n)
+        inner = slice(j, 2 * n - j)
+        now[inner] = above[j + 1 : 2 * n - j + 1] - (alpha[-1] - 0.5) * above[inner]
+        now[inner] += b[inner] * above[j - 1 : 2 * n - j - 1] - (beta[-1] * before[inner] if j > 1 else 0)
+        alpha.append(0.5 + now[j + 1] / now[j] - above[j] / above[j - 1])
+        beta.append(now[j] / above[j - 1])
+        before, above = above, now
+    aside = np.sqrt(beta[1:])
+    nodes, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(aside, 1) + np.diag(aside, -1))
+    return LogRule(f"log_gauss({n})", nodes, vectors[0] ** 2, 2 * n - 1)
 
 
 FAMILIES = {f.__name__: f for f in (gauss_legendre, clenshaw_curtis, midpoint, trapezoid, left, right, secant)}
