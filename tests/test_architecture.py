@@ -38,10 +38,11 @@ ARROWS = {
     "call": {"backends", "core", "explanation", "inputs", "oracle", "progress"},
     "interactions": {"call", "core", "explanation", "methods"},
     "methods": {"call", "core", "inputs", "oracle"},
+    "priors": {"backends", "core", "oracle"},
     "files": set(),
     "demo": {"files", "__init__"},
     "cli": {"core", "demo", "explanation", "files", "inputs", "__init__"},
-    "__init__": {"bases", "call", "core", "explanation", "interactions", "methods", "regions", "sequences"},
+    "__init__": {"bases", "call", "core", "explanation", "interactions", "methods", "priors", "regions", "sequences"},
     "__main__": {"cli"},
 }
 

@@ -33,6 +33,7 @@ __all__ = [
     "Rule",
     "Saliency",
     "ToleranceWarning",
+    "attribution",
     "baselines",
     "bases",
     "clenshaw_curtis",
@@ -58,6 +59,7 @@ _LATER = {  # name: the room where it stands
     "MeanGradient": "methods",
     "Saliency": "methods",
     "ToleranceWarning": "call",
+    "attribution": "priors",
 }
 
 

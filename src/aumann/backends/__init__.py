@@ -7,6 +7,7 @@ Each offers the same handful of functions:
     trace(fn, *arrays)                run fn, on shapes alone where the framework can -> the Keras variables it read
     gradients(fn, points)             fn(points) -> (rows, k) and, for each point and column, d Σ column / d point
     curvatures(fn, point, chosen)     rows of the Hessian of fn: (rows, n) -> (rows, k), as (rows, k, chosen, n)
+    slopes(fn, points)                d Σ fn(points) / d point, itself differentiable in what fn closes over, or None
     secants(fn, points)               the same over the cell from each row to the next one, by finite differences
     kinked(fn, points, variables)     whether anything on the way from points to fn(points) has a kink; None if hidden
     operate(call, xs, rule, rows)     call(*xs), as one operation to secants(), with a rule of core/secant.py

@@ -57,6 +57,10 @@ def curvatures(fn, point, chosen):
     return jax.numpy.stack([jax.numpy.moveaxis(rows(k), 0, 1) for k in range(columns)], axis=1)
 
 
+def slopes(fn, points):
+    return jax.grad(lambda points: fn(points).sum())(points)
+
+
 def secants(fn, points):
     return gradients(jax_secants.secants(fn, len(points[0])), points)
 

@@ -80,6 +80,14 @@ def gradients(fn, points):
     return values, [list(row) for row in zip(*(tape.gradient(c, points) for c in columns), strict=True)]
 
 
+def slopes(fn, points):
+    """Under the caller's tape, if there is one, which records this one's gradient too."""
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(points)
+        values = fn(points)
+    return tape.gradient(values, points)
+
+
 def curvatures(fn, point, chosen):
     """Reverse over reverse, one direction after another: what `tf.vectorized_map` makes of some operations fails."""
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:

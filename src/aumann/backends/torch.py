@@ -62,6 +62,15 @@ def curvatures(fn, point, chosen):
     return torch.stack(columns, 1)
 
 
+def slopes(fn, points):
+    with torch.enable_grad():
+        points = [p if p.requires_grad else p.requires_grad_() for p in points]
+        values = fn(points).sum()
+        if not values.requires_grad:
+            return [None] * len(points)
+        return torch.autograd.grad(values, points, create_graph=True, allow_unused=True)
+
+
 def secants(fn, points):
     def over_cells(points):
         with Secants(len(points[0])):
