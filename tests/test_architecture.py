@@ -42,7 +42,11 @@ ARROWS = {
     "files": set(),
     "demo": {"files", "__init__"},
     "cli": {"core", "demo", "explanation", "files", "inputs", "__init__"},
-    "__init__": {"bases", "call", "core", "explanation", "interactions", "methods", "priors", "regions", "sequences"},
+    "baselines": {"core", "inputs"},
+    "__init__": {
+        *("baselines", "bases", "call", "core", "explanation", "interactions", "methods", "priors", "regions"),
+        "sequences",
+    },
     "__main__": {"cli"},
 }
 
@@ -117,6 +121,15 @@ def test_public_names_are_the_list():
         assert getattr(aumann, name).__doc__, f"{name} has no docstring"
     named = {n for n in vars(aumann) if not n.startswith("_") and not isinstance(getattr(aumann, n), type(sys))}
     assert named | {"bases", "baselines", "regions", "sequences"} == set(aumann.__all__)
+    library = aumann.baselines
+    assert library.__all__ == sorted(library.__all__)
+    own = {
+        n
+        for n, x in vars(library).items()
+        if not n.startswith("_") and getattr(x, "__module__", "") == library.__name__
+    }
+    assert own | {"Weighted", "weighted"} == set(library.__all__)
+    assert all(getattr(library, name).__doc__ for name in library.__all__)
 
 
 def test_import_takes_no_second_framework_no_plots_no_tables():

@@ -184,6 +184,40 @@ def test_the_rows_of_a_set_are_drawn_together(pack):
     assert np.abs(apart.base_value - together.base_value).max() > 0.01
 
 
+@pytest.mark.parametrize("pack", ["list", "tuple", "dict"])
+def test_a_callable_inside_is_given_the_array_of_its_own_input(pack):
+    make = {"list": lambda u, v: [u, v], "tuple": lambda u, v: (u, v), "dict": lambda u, v: {"v": v, "u": u}}[pack]
+    inputs, seen = make(U, V), []
+
+    def half(u):
+        seen.append(u)
+        return u / 2
+
+    half_u = (U / 2)[:, None]
+    check_product(PRODUCT.explain(inputs, baseline=make(half, 1.0)), half_u, np.ones((1, 1, 2)))
+    assert len(seen) == 1 and type(seen[0]) is np.ndarray and (seen[0] == U).all()
+    check_product(PRODUCT.explain(inputs, baseline=make(0.5, lambda v: v[0])), np.full((1, 1, 2), 0.5), V[:1, None])
+    # A row for each, not a set, even where the others are one.
+    u, weights = RNG.normal(size=(N, 2)), np.arange(1, N + 1) / 10
+    e = PRODUCT.explain(inputs, baseline=weighted(make(u, lambda v: v / 2), weights))
+    check_product(e, u[None], (V / 2)[:, None], weights)
+
+
+def test_callables_that_draw_are_drawn_together_or_alone():
+    def draw(a):
+        return weighted(np.stack([a, 2 * a, -a], 1))
+
+    def uneven(a):
+        return weighted(np.stack([a, 2 * a, -a], 1), [1, 2, 1])
+
+    u, v = (a[:, None] * np.array([1, 2, -1])[:, None] for a in (U, V))
+    e = PRODUCT.explain({"u": U, "v": V}, baseline=weighted({"u": draw, "v": draw}, [0.5, 0.3, 0.2]))
+    check_product(e, u, v, [0.5, 0.3, 0.2])
+    check_product(PRODUCT.explain([U, V], baseline=[0.5, uneven]), np.full((1, 1, 2), 0.5), v, [0.25, 0.5, 0.25])
+    e = PRODUCT.explain([U, V], baseline=lambda both: [0.5, uneven])  # made by a function of all
+    check_product(e, np.full((1, 1, 2), 0.5), v, [0.25, 0.5, 0.25])
+
+
 def test_a_fixed_input_keeps_its_value_and_gets_nothing():
     e = PRODUCT.explain([U, V], baseline=[0.5, "fixed"])
     close(e.values, [(U - 0.5) * V, np.zeros_like(V)])
@@ -233,7 +267,11 @@ SEVERAL = {
     "two sets": ({"u": weighted(U[:3]), "v": weighted(V[:3])}, ValueError, r"one weighted set.*together"),
     "sets of two sizes": (weighted({"u": U[:3], "v": V[:2]}), ValueError, r"\[2, 3\] baselines.*belongs together"),
     "a set within a set": (weighted({"u": weighted(np.zeros((M, 2))), "v": 0.0}), ValueError, r"one weighted set"),
-    "a function for one input": ({"u": lambda u: u, "v": 0.0}, TypeError, r"numeric baseline for input 'u'.*function"),
+    "a made set with weights in a set": (
+        weighted({"u": lambda u: weighted(u[:2], [1, 2]), "v": V[:2]}), ValueError, r"one weighted set.*together"
+    ),
+    "two made sets": ({"u": lambda u: weighted(u[:3]), "v": lambda v: weighted(v[:3])}, ValueError, r"one w.*set"),
+    "a class for one input": ({"u": float, "v": 0.0}, TypeError, r"numeric baseline for input 'u'.*class 'float'"),
     "both fixed": ({"u": "fixed", "v": "fixed"}, ValueError, r"at least one input.*move"),
 }  # fmt: skip
 

@@ -6,8 +6,7 @@ explanation = ig.explain(inputs, target="predicted", baseline=0.0)
 
 import importlib
 
-from aumann import bases, regions, sequences
-from aumann.core import baselines
+from aumann import baselines, bases, regions, sequences
 from aumann.core.rules import (
     Rule,
     clenshaw_curtis,

@@ -318,20 +318,7 @@ class Call:
             points.append(baselines.broadcast(value, is_set, self.arrays[i].shape[1:], rows, o.names[i]))
         for reading in o.readings:
             points.append(self._read_start(reading, *given[reading.leaf]))
-        counts = {p.shape[1] for p in points} - {1}
-        m = max(counts, default=1)
-        if len(counts) > 1 or (weights is not None and weights.shape[-1] != m):
-            raise ValueError(
-                f"Expected as many weights as baselines in every input, received {sorted(counts)} baselines"
-                + (f" and weights of shape {weights.shape}" if weights is not None else "")
-                + ". Row j of every input belongs together."
-            )
-        weights = np.full((1, m), 1 / m) if weights is None else np.atleast_2d(weights)
-        if len(weights) not in (1, rows):
-            raise ValueError(
-                f"Expected weights of shape (m,) or ({rows}, m), received {weights.shape}. Give one set for each row."
-            )
-        return baselines.Starts(points, weights)
+        return baselines.together(points, weights, rows)
 
     def _split(self, baseline):
         kind = "dict" if isinstance(self.structure, dict) else "leaf" if len(self.leaves) == 1 else "list"
@@ -339,7 +326,7 @@ class Call:
             baseline = baseline.to_numpy()
         if isinstance(self.structure, (list, tuple)) and kind == "leaf" and isinstance(baseline, (list, tuple)):
             kind = "list"
-        given, weights = baselines.split(baseline, self.oracle.names, kind)
+        given, weights = baselines.split(baseline, self.oracle.names, kind, self.arrays)
         clean = []
         for (value, is_set), role, name in zip(given, self.oracle.roles, self.oracle.names, strict=True):
             if role != baselines.FIXED and not (np.isscalar(value) or value is None or callable(value)):

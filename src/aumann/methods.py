@@ -61,8 +61,9 @@ class Method:
                 one int per row; "predicted"; a tuple index into outputs of more than one axis, or (output, *index);
                 a callable outputs -> (n,); a list of those, or "all", for several from the same forward passes.
             baseline: where the path starts: a constant, a row, one row per row, `aumann.baselines.weighted(rows)`, a
-                callable inputs -> baseline, or "fixed" for an input that must not move; a list or dict for several
-                inputs. For integer ids an integer is a token id, a float a constant of the embedding.
+                callable inputs -> baseline such as those of `aumann.baselines`, or "fixed" for an input that must not
+                move; a list or dict for several inputs, where a callable is given the array of its own input. For
+                integer ids an integer is a token id, a float a constant of the embedding.
             progress: True for a bar, or a callable (gradients done, gradients known to be needed so far).
 
         Returns:
@@ -71,8 +72,7 @@ class Method:
         Raises:
             ValueError, TypeError: inputs, target or baseline do not fit; nothing has been changed.
         """
-        if callable(baseline) and not isinstance(baseline, type):
-            baseline = baseline(inputs)
+        baseline = baselines.made(baseline, inputs)
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: _is_fixed(baseline, i, name))
         oracle = self._oracle(structure, leaves)
         with oracle.backend.inference(self.model), ThreadPoolExecutor(1) as aside:

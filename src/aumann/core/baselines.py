@@ -27,7 +27,7 @@ def weighted(rows, weights=None):
 
     Args:
         rows: (m, *row), shared by all inputs, or (n, m, *row), a set for each; for several inputs a list or dict of
-            those, row j of every input taken together.
+            those or of callables, row j of every input taken together.
         weights: (m,) or (n, m), not negative, normalised to sum to 1; equal when omitted.
 
     Raises:
@@ -67,13 +67,19 @@ class Starts:
         return Starts(points, weights)
 
 
-def split(baseline, names, pack):
+def made(baseline, inputs):
+    """What a callable makes of the inputs; anything else is a baseline already."""
+    return baseline(inputs) if callable(baseline) and not isinstance(baseline, type) else baseline
+
+
+def split(baseline, names, pack, arrays):
     """One baseline for each leaf of the inputs, and the weights of the set if there is one.
 
     Args:
         baseline: what the user gave: one thing for all inputs, or a list or dict like them.
         names: name of each leaf of the inputs, in order.
         pack: "leaf" | "list" | "dict": how the inputs are packed.
+        arrays: array of each leaf, which a callable inside the list or dict is given.
 
     Returns:
         (list of (leaf baseline, is it a set), weights or None)
@@ -104,18 +110,46 @@ def split(baseline, names, pack):
         )
     else:
         each = [baseline] * len(names)
+    given = each
+    each = [made(b, x) for b, x in zip(each, arrays, strict=True)]
     sets = [b for b in each if isinstance(b, Weighted)]
-    if sets and (joint or len(sets) > 1):
+    # A callable that draws takes part in a joint set; one that brings weights of its own cannot.
+    apart = [b for b in sets if not joint or b.weights is not None or any(b is g for g in given)]
+    if len(apart) > (not joint):
         raise ValueError(
             "Expected one weighted set, received several. Draw the rows of all inputs together: "
             "weighted([rows_a, rows_b])."
         )
-    if sets:
-        weights = sets[0].weights
+    if apart:
+        weights = apart[0].weights
     return [
-        (b.rows, True) if isinstance(b, Weighted) else (b, joint and np.ndim(b) > 0 and not isinstance(b, str))
-        for b in each
+        (b.rows, True)
+        if isinstance(b, Weighted)
+        else (b, joint and b is g and np.ndim(b) > 0 and not isinstance(b, str))
+        for b, g in zip(each, given, strict=True)
     ], weights
+
+
+def together(points, weights, rows):
+    """Starts of points (1 or rows, 1 or m, *row) whose baselines j belong together; weights None if equal.
+
+    Raises:
+        ValueError: sets of several sizes, or weights that do not fit them.
+    """
+    counts = {p.shape[1] for p in points} - {1}
+    m = max(counts, default=1)
+    if len(counts) > 1 or (weights is not None and weights.shape[-1] != m):
+        raise ValueError(
+            f"Expected as many weights as baselines in every input, received {sorted(counts)} baselines"
+            + (f" and weights of shape {weights.shape}" if weights is not None else "")
+            + ". Row j of every input belongs together."
+        )
+    weights = np.full((1, m), 1 / m) if weights is None else np.atleast_2d(weights)
+    if len(weights) not in (1, rows):
+        raise ValueError(
+            f"Expected weights of shape (m,) or ({rows}, m), received {weights.shape}. Give one set for each row."
+        )
+    return Starts(points, weights)
 
 
 def broadcast(value, is_set, row, rows, name):
