@@ -5,13 +5,15 @@ gives x² − mean b². References are loops and enumerations that share no code
 """
 
 import itertools
+import pathlib
+import re
 import sys
 from collections import Counter
 
 import keras
 import numpy as np
 import pytest
-from conftest import close, mlp, random_states, unchanged
+from conftest import close, mlp, random_states, scatter, unchanged
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
@@ -25,6 +27,7 @@ RULE = aumann.gauss_legendre(2)
 RNG = np.random.default_rng(3)
 IMAGES = RNG.normal(size=(3, 6, 5, 2)).astype("float32")
 TABLE = RNG.normal(size=(20, 4))
+GUIDE = pathlib.Path(__file__).parents[1] / "docs" / "baselines.md"
 
 
 def squares(x):
@@ -206,7 +209,7 @@ def test_farthest_of_bytes_does_not_wrap():
 
 
 @QUICK
-@given(st.integers(0, 999), st.sampled_from([1.0, 1e6]), st.booleans())
+@given(st.integers(0, 999), st.sampled_from([0.0, 1e8]), st.booleans())
 def test_nearest_of_another_class_by_looking_at_all(seed, offset, by_function):
     pytest.importorskip("sklearn")
     rng = np.random.default_rng(seed)
@@ -617,3 +620,59 @@ def test_a_missing_package_is_named(package, make, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r"Expected (scikit-learn|scipy) for .*pip install \"aumann\[baselines\]\""):
         make()
+
+
+# ---- what docs/baselines.md says -------------------------------------------------------------------------------------
+
+
+def explainer(*shape):
+    model = keras.Sequential([layers.Input(shape), layers.Flatten(), layers.Dense(1, activation="sigmoid")])
+    return aumann.IntegratedGradients(model, rule=RULE)
+
+
+def test_the_examples_of_the_guide_run():
+    pytest.importorskip("sklearn")
+    rng = np.random.default_rng(0)
+    image, age = layers.Input((6, 6, 1), name="image"), layers.Input((1,), name="age")
+    joined = layers.Dense(1)(layers.Concatenate()([layers.Flatten()(image), age]))
+    names = {"baselines": baselines, "images": rng.random((3, 6, 6, 1))}
+    own = {
+        "Tables": {"x": TABLE[:3], "train": TABLE, "labels": np.arange(20) % 2, "predicted": np.array([0, 1, 1])},
+        "Images": {},
+        "Text": {"ids": IDS, "UNK": 3, "PAD": 0, "CLS": 101, "SEP": 102},
+        "DNA": {"one_hot": np.eye(4)[rng.integers(0, 4, (2, 12))]},
+        "Time series": {"series": rng.normal(size=(2, 12, 2))},
+        "Several inputs": {"age": np.array([[30.0], [40.0], [50.0]]), "ages": np.array([[20.0], [60.0]])},
+    }
+    explainers = {
+        "Tables": explainer(4),
+        "Images": explainer(6, 6, 1),
+        "Text": aumann.IntegratedGradients(embedded()[0], rule=RULE),
+        "DNA": explainer(12, 4),
+        "Time series": explainer(12, 2),
+        "Several inputs": aumann.IntegratedGradients(keras.Model({"image": image, "age": age}, joined), rule=RULE),
+    }
+    text = GUIDE.read_text(encoding="utf-8")
+    blocks = dict(re.findall(r"^## (.*?)$.*?^```python\n(.*?)^```", text, re.M | re.S))
+    assert list(blocks) == list(own)
+    for title, block in blocks.items():
+        exec(block, names | own[title] | {"ig": explainers[title]})
+    assert set(re.findall(r"`(\w+)\(", text)) <= {*baselines.__all__, "Embedding", "Masking"}
+    assert all(f"{name}(" in text for name in baselines.__all__ if name != "Weighted")
+
+
+def test_what_the_guide_says_of_black_pixels_and_masks():
+    image = np.array([[0.0, 0.5, 1.0]], "float32")
+    e = [SQUARES.explain(image, baseline=b) for b in (0.0, baselines.combine(0.0, 1.0), baselines.farthest(0, 1))]
+    assert (e[0].values[0, 0], e[1].values[0, 2]) == (0, 0.5) and (e[1].values[0] != 0)[[0, 2]].all()
+    assert (e[2].values != 0).all()
+    model = keras.Sequential([layers.Input((3, 2)), layers.Masking(0.0), layers.SimpleRNN(2), layers.Dense(1)])
+    scatter(model)
+    x = RNG.normal(size=(2, 3, 2)).astype("float32")
+    masked = aumann.IntegratedGradients(model, rule=aumann.gauss_legendre(24))
+    near = masked.explain(x, baseline=1e-6)
+    with pytest.warns(aumann.CompletenessWarning, match=r"rows \[0, 1\] miss"):
+        jump = masked.explain(x, baseline=baselines.zeros())
+    close(near.residual, np.zeros(2), scale=1)
+    close(jump.residual, jump.base_value - near.base_value)
+    assert np.abs(jump.residual).min() > 0.01
