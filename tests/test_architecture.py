@@ -39,13 +39,20 @@ ARROWS = {
     "interactions": {"call", "core", "explanation", "methods"},
     "methods": {"call", "core", "inputs", "oracle"},
     "priors": {"backends", "core", "oracle"},
+    "metrics": {"metrics"},
+    "metrics.maps": {"explanation"},
+    "metrics.probe": {"core", "explanation", "inputs", "metrics.maps"},
+    "metrics.removal": {"metrics.maps", "metrics.probe"},
+    "metrics.perturbation": {"metrics.maps", "metrics.probe", "metrics.removal"},
+    "metrics.information": {"explanation", "metrics.maps", "metrics.perturbation", "metrics.probe", "metrics.removal"},
+    "metrics.randomization": {"backends", "explanation", "metrics.maps", "metrics.probe"},
     "files": set(),
     "demo": {"files", "__init__"},
     "cli": {"core", "demo", "explanation", "files", "inputs", "__init__"},
     "baselines": {"core", "inputs"},
     "__init__": {
-        *("baselines", "bases", "call", "core", "explanation", "interactions", "methods", "priors", "regions"),
-        "sequences",
+        *("baselines", "bases", "call", "core", "explanation", "interactions", "methods", "metrics", "priors"),
+        *("regions", "sequences"),
     },
     "__main__": {"cli"},
 }
@@ -120,7 +127,7 @@ def test_public_names_are_the_list():
     for name in aumann.__all__:
         assert getattr(aumann, name).__doc__, f"{name} has no docstring"
     named = {n for n in vars(aumann) if not n.startswith("_") and not isinstance(getattr(aumann, n), type(sys))}
-    assert named | {"bases", "baselines", "regions", "sequences"} == set(aumann.__all__)
+    assert named | {"bases", "baselines", "metrics", "regions", "sequences"} == set(aumann.__all__)
     library = aumann.baselines
     assert library.__all__ == sorted(library.__all__)
     own = {

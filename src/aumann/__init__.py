@@ -40,6 +40,7 @@ __all__ = [
     "left",
     "load",
     "log_gauss",
+    "metrics",
     "midpoint",
     "regions",
     "right",
@@ -64,6 +65,8 @@ _LATER = {  # name: the room where it stands
 
 def __getattr__(name):
     """The methods when they are first asked for: Keras reads which framework to run on when it is imported."""
+    if name == "metrics":
+        return importlib.import_module("aumann.metrics")
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = getattr(importlib.import_module(f"aumann.{_LATER[name]}"), name)

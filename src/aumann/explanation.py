@@ -183,7 +183,7 @@ class Explanation:
             if groups is not None and group is not None:
                 labels, features = group_labels(group, self.prediction.shape, row, features)
                 value, changed = _grouped(value, labels, len(row), len(features)), True
-            elif groups is None and (axes := _axes(axis, len(row))) is not None:
+            elif groups is None and (axes := feature_axes(axis, len(row))) is not None:
                 within = tuple(a + self.prediction.ndim for a in axes)
                 value, changed = value.sum(within, dtype=np.float64).astype(value.dtype), True
                 features = None if 0 in axes else features
@@ -517,7 +517,7 @@ def _jsonable(field, content):
         ) from problem
 
 
-def _axes(axis, rank):
+def feature_axes(axis, rank):
     """Returns the feature axes as a set of non-negative ints; None if a leaf of this rank lacks one of them."""
     if axis is None:
         return set(range(rank))

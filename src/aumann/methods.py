@@ -8,7 +8,7 @@ import numpy as np
 
 from aumann import inputs as arrays
 from aumann.call import LEAST_EVALUATIONS, Call, fingerprint
-from aumann.core import baselines, credits
+from aumann.core import baselines, credits, targets
 from aumann.core.paths import straight
 from aumann.core.rules import Rule, right
 from aumann.oracle import Oracle, embeddings, operations
@@ -78,6 +78,27 @@ class Method:
         with oracle.backend.inference(self.model), ThreadPoolExecutor(1) as aside:
             weights = aside.submit(fingerprint, self.model)  # while the device is busy
             return Call(self, oracle, structure, leaves, target, baseline, progress).explanation(weights)
+
+    def predict(self, inputs, target=None, fixed=()):
+        """F(x), by the function that `explain` evaluates at the ends of its path.
+
+        Args:
+            inputs: as in `explain`.
+            target: as in `explain`.
+            fixed: names of the inputs that `explain` is told to hold still, as `Explanation.provenance["fixed"]` lists
+                them: integers among them stay integers.
+
+        Returns:
+            (n,) or, for several targets, (n, targets), in float64. Costs a forward pass a row.
+
+        Raises:
+            ValueError, TypeError: inputs or target do not fit, or F(x) is not finite.
+        """
+        structure, leaves = arrays.read(self.model, inputs, lambda i, name: name in fixed)
+        oracle = self._oracle(structure, leaves)
+        with oracle.backend.inference(self.model):
+            _, prediction = Call(self, oracle, structure, leaves, target, 0.0, None)._predict()
+        return prediction if targets.is_several(target) else prediction[:, 0]
 
     def sum(self, call):
         """`refinement.Refined`: the values of every row of a call, and what is known of their error."""
