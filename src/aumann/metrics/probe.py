@@ -30,7 +30,7 @@ class Probe:
     """
 
     def __init__(self, explainer, explanation, target):
-        if not callable(getattr(explainer, "predict", None)):
+        if not (hasattr(explainer, "explain") and hasattr(explainer, "predict")):
             raise TypeError(
                 f"Expected an explainer, received {type(explainer).__name__}. Give for example "
                 "aumann.IntegratedGradients(model)."
