@@ -384,6 +384,10 @@ def test_information_curve_as_published(picture, kind):
         expected = pic(model, e.inputs[i], e.values[i].sum(-1), none, thresholds, 0, kind == "accuracy")
         close(found.values[i], expected)
     assert ((found.values >= 0) & (found.values <= 1)).all() and (np.diff(found.values) >= -1e-12).all()
+    noise = dataclasses.replace(e, values=np.random.default_rng(2).normal(size=e.values.shape))  # F rises and falls
+    fine = tuple(np.linspace(0.02, 0.9, 12))
+    aimless = metrics.information_curve(ig, noise, 0, **{**own, "thresholds": fine}).values
+    close(aimless[0], pic(model, e.inputs[0], noise.values[0].sum(-1), none, fine, 0, kind == "accuracy"))
     worst = dataclasses.replace(e, values=-e.values)
     assert (metrics.information_curve(ig, worst, 0, **own).auc < found.auc - 0.1).all()
 
