@@ -98,7 +98,7 @@ class Probe:
         kind = "dict" if isinstance(self.structure, dict) else "leaf" if len(self.names) == 1 else "list"
         if isinstance(fill, dict):
             fill = {**dict.fromkeys(self.names, "baseline"), **fill}
-        given, weights = baselines.split(fill, self.names, kind)
+        given, weights = baselines.split(fill, self.names, kind, self.inputs)
         if weights is not None or any(is_set for _, is_set in given):
             raise ValueError("Expected one fill for each row, received a set. Give one row of it, or its mean.")
         return [self._fill(i, value) if i in self.moving else None for i, (value, _) in enumerate(given)]
