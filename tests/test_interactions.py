@@ -289,8 +289,8 @@ def test_smooth_models_are_not_blamed(activation, x):
     model = keras.Sequential([L.Input((4,)), L.Dense(5, activation), L.LayerNormalization(), L.Dense(2, "softmax")])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = aumann.IntegratedHessians(scatter(model), tolerance=0.05).explain(x, target=1)
-    assert found.converged.all()
+        found = aumann.IntegratedHessians(scatter(model), rule=aumann.log_gauss(12)).explain(x, target=1)
+    assert np.abs(found.residual).sum() < 0.05 * np.abs(found.values).sum()
 
 
 def test_the_model_is_left_alone(x):
