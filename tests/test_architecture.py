@@ -37,24 +37,26 @@ ARROWS = {
     "inputs": {"backends", "core", "oracle"},
     "call": {"backends", "core", "explanation", "inputs", "oracle", "progress"},
     "interactions": {"call", "core", "explanation", "methods"},
-    "methods": {"call", "core", "inputs", "oracle"},
+    "methods": {"call", "core", "inputs", "intercept", "oracle", "places"},
     "priors": {"backends", "core", "oracle"},
     "metrics": {"metrics"},
     "metrics.maps": {"explanation"},
     "metrics.probe": {"core", "explanation", "inputs", "metrics.maps"},
     "metrics.removal": {"metrics.maps", "metrics.probe"},
     "metrics.perturbation": {"metrics.maps", "metrics.probe", "metrics.removal"},
-    "metrics.information": {"explanation", "metrics.maps", "metrics.perturbation", "metrics.probe", "metrics.removal"},
+    "metrics.information": set("explanation metrics.maps metrics.perturbation metrics.probe metrics.removal ".split()),
     "metrics.randomization": {"backends", "explanation", "metrics.maps", "metrics.probe"},
     "files": set(),
-    "demo": {"files", "__init__"},
-    "cli": {"core", "demo", "explanation", "files", "inputs", "__init__"},
+    "demo": {"__init__", "files"},
+    "cli": {"__init__", "core", "demo", "explanation", "files", "inputs"},
     "baselines": {"core", "inputs"},
-    "__init__": {
-        *("baselines", "bases", "call", "core", "explanation", "interactions", "methods", "metrics", "priors"),
-        *("regions", "sequences"),
-    },
+    "__init__": set(
+        "baselines bases call core explanation interactions layers methods "
+        "metrics places priors regions sequences".split()
+    ),
     "__main__": {"cli"},
+    "places": {"intercept", "oracle"},
+    "layers": {"core", "methods", "places"},
 }
 
 

@@ -22,12 +22,14 @@ from aumann.explanation import Explanation, load
 
 __all__ = [
     "CompletenessWarning",
+    "Conductance",
     "Explanation",
     "HypotheticalContributions",
     "InputXGradient",
     "IntegratedGradients",
     "IntegratedHessians",
     "Interactions",
+    "InternalInfluence",
     "MeanGradient",
     "Rule",
     "Saliency",
@@ -37,11 +39,13 @@ __all__ = [
     "bases",
     "clenshaw_curtis",
     "gauss_legendre",
+    "input_of",
     "left",
     "load",
     "log_gauss",
     "metrics",
     "midpoint",
+    "output_of",
     "regions",
     "right",
     "secant",
@@ -51,15 +55,19 @@ __all__ = [
 
 _LATER = {  # name: the room where it stands
     "CompletenessWarning": "call",
+    "Conductance": "layers",
     "HypotheticalContributions": "methods",
     "InputXGradient": "methods",
     "IntegratedGradients": "methods",
     "IntegratedHessians": "interactions",
     "Interactions": "interactions",
+    "InternalInfluence": "layers",
     "MeanGradient": "methods",
     "Saliency": "methods",
     "ToleranceWarning": "call",
     "attribution": "priors",
+    "input_of": "places",
+    "output_of": "places",
 }
 
 

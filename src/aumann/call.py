@@ -14,7 +14,7 @@ from aumann.core import baselines, engine, refinement, targets
 from aumann.core.rules import Rule, gauss_legendre, trapezoid
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation
-from aumann.oracle import no_embedding
+from aumann.oracle import elsewhere, no_embedding
 from aumann.progress import Tally, reporter
 
 LEAST_EVALUATIONS = 9  # of the first two sums of secants
@@ -60,6 +60,8 @@ class Call:
             )
         self.index = index
         self.change = prediction - base_value, self._noise(prediction, base_value)
+        self.cuts = not self.method.complete or self._cuts(prediction)
+        self.complete = self.method.complete and self.cuts and not self.oracle.repeats
         with reporter(self.progress) as self.tally:
             done = self.method.sum(self)
         self.tally = Tally(lambda done, expected: None)  # for what is looked up from here on
@@ -72,9 +74,7 @@ class Call:
         self._judge(done, residual, mass)
         one = (lambda a: a) if targets.is_several(self.target) else (lambda a: a[:, 0])
         return Explanation(
-            values=self._pack([one(v) for v in self._values(found)]),
-            inputs=self._pack(self.arrays),
-            baseline=self._pack(self._baselines()),
+            **self._mirrors([one(v) for v in found]),
             prediction=one(prediction),
             base_value=one(base_value),
             residual=one(residual),
@@ -92,7 +92,7 @@ class Call:
         With `once`, by this rule and no other; else what is compiled serves rules of other lengths.
         """
         o = self.oracle
-        work = engine.Work(self.rows, self._load, self.starts, self.index, rule, o.shapes, o.dtype).of(rows)
+        work = engine.Work(self.rows, self._load, self.starts, self.index, rule, o.results, o.dtype).of(rows)
         dynamic = o.backend.dynamic(rule.cells)
         once = once or o.backend.dynamic(False)
         method = self.method
@@ -115,7 +115,7 @@ class Call:
         def refine(sums, rows, spent=0):
             names.append(sums.name)
             change, noise = (c[rows] for c in self.change)
-            noise = noise if self.method.complete else np.full_like(noise, np.inf)
+            noise = noise if self.complete else np.full_like(noise, np.inf)
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
                 return refinement.refine(sums, rows, (change, noise), tolerance, most - spent, rounding)
 
@@ -157,13 +157,16 @@ class Call:
         if done.error is None:
             return {}
         found = {"error": one(done.error), "converged": one(done.error <= self.tolerance)}
-        if len(self.leaves) > 1:
+        if self.oracle.by_name:
+            if len(done.parts) > 1:
+                found["input_error"] = self._by_name(map(one, done.parts))
+        elif len(self.leaves) > 1:
             found["input_error"] = self._pack([one(e) for e in self._part_errors(done)])
         return found
 
     def _part_errors(self, done):
         """For every leaf (n, targets): the error of its own values, which may be those of several points."""
-        points = [*self.oracle.moving, *(r.leaf for r in self.oracle.readings)]
+        points = [*self.oracle.moving, *(r.leaves[0] for r in self.oracle.readings)]
         sizes = [refinement.size(v) for v in done.values]
         off, mass = (np.zeros((len(self.leaves), self.rows, len(self.columns))) for _ in range(2))
         for i, part, size in zip(points, done.parts, sizes, strict=True):
@@ -182,11 +185,22 @@ class Call:
                 CompletenessWarning,
                 stacklevel=4,
             )
+        if not self.cuts:
+            names = [r.place.name for r in self.oracle.inner or self.oracle.readings]
+            row = np.abs(residual).max(1).argmax()
+            warnings.warn(
+                f"Layer {', '.join(dict.fromkeys(names))} does not cut the network: inputs reach the output around it. "
+                "What they carry is no part of the values, which miss F(x) − F(x′) by up to "
+                f"{np.abs(residual[row]).max():.3g}, in row {row}; see Explanation.residual. Add the layers that carry "
+                "the rest, or choose one that all of it passes.",
+                CompletenessWarning,
+                stacklevel=4,
+            )
         if done.error is not None:
             self._name_the_inexact(done)
             return
         loose = np.flatnonzero((np.abs(residual) > np.maximum(0.05 * mass, self.change[1])).any(1))
-        if self.method.complete and len(loose):
+        if self.complete and len(loose):
             warnings.warn(
                 f"The values of rows {arrays.brief(loose)} miss F(x) − F(x′) by more than 5 % of their mass; see "
                 "Explanation.residual. Use more nodes, or a tolerance in place of a rule.",
@@ -245,7 +259,8 @@ class Call:
     def _base_value(self, index):
         """Σⱼ wⱼ F(x′ⱼ): (n, targets)."""
         n, m = self.rows, self.starts.count
-        if self.starts.shared and not self.oracle.held:
+        held, below = self.oracle.held, self.below
+        if self.starts.shared and not held:
             unique, inverse = np.unique(index, return_inverse=True)
             values = np.empty((m, len(unique)))
             for rows, flat in self._outputs(m, lambda j: (self._start_points(np.zeros_like(j), j), [])):
@@ -258,6 +273,10 @@ class Call:
         def load(pairs):
             i, j = pairs // m, pairs % m
             _, side = self._load(i)
+            for leaf, start in below.items():
+                row = start[i if len(start) > 1 else 0 * i, j if start.shape[1] > 1 else 0 * j]
+                row = np.broadcast_to(row, (len(i), *self.arrays[leaf].shape[1:])).astype(self.arrays[leaf].dtype)
+                side[held.index(leaf)] = self.oracle.load_one(leaf, row)
             return self._start_points(i, j), side
 
         for pairs, flat in self._outputs(n * m, load):
@@ -274,15 +293,17 @@ class Call:
             points.append(ops.convert_to_tensor(np.ascontiguousarray(full, self.oracle.dtype)))
         return points
 
-    def _outputs(self, count, load):
+    def _outputs(self, count, load, kind="flat"):
         """(rows, outputs as a host array (rows, positions)) over batches."""
-        flat = self.oracle.compiled("flat", self.functions)
+        flat = self.oracle.compiled(kind, self.functions)
         for rows, real in engine.groups(count, min(self.batch_size, max(count, 1)), self.oracle.backend.dynamic(False)):
             out = self.oracle.backend.host(flat(*load(rows)))
             yield rows[:real], np.asarray(out, np.float64)[:real]
 
     def _refuse_silent_integers(self, found, index, prediction):
         """Integers that change F while no gradient reaches them pass through an integer operation."""
+        if self.oracle.inner:
+            return
         for k, i in enumerate(self.oracle.moving):
             if self.oracle.kinds[i] not in "iu" or found[k].any():
                 continue
@@ -299,7 +320,7 @@ class Call:
 
     def _refuse_steps(self, found, change):
         """An output that changes on a path where no gradient is found, however closely one looks, is made of steps."""
-        if any(v.any() for v in found) or not change.any():
+        if any(v.any() for v in found) or not change.any() or not self.cuts:
             return
         if not any(v.any() for v in self.integrate(change.argmax()[None], gauss_legendre(256))):
             raise ValueError(
@@ -312,12 +333,12 @@ class Call:
     def _starts(self, baseline):
         o, rows = self.oracle, self.rows
         given, weights = self._split(baseline)
-        points = []
+        points, self.below = [], {}
         for i in o.moving:
             value, is_set = given[i]
             points.append(baselines.broadcast(value, is_set, self.arrays[i].shape[1:], rows, o.names[i]))
         for reading in o.readings:
-            points.append(self._read_start(reading, *given[reading.leaf]))
+            points.append(self._read_start(reading, given))
         return baselines.together(points, weights, rows)
 
     def _split(self, baseline):
@@ -334,49 +355,120 @@ class Call:
             clean.append((value, is_set))
         return clean, weights
 
-    def _read_start(self, reading, value, is_set):
-        """A read input's baseline as points of the layer: given there, or as inputs that the layer reads.
+    def _read_start(self, reading, given):
+        """The baseline of what a layer reads as points of the layer: given there, or as inputs that it reads.
 
-        For integer ids a float constant is one of the embedding; for floats a constant is one of the input.
+        For integer ids a float constant is one of the layer, as of an Embedding; for floats a constant is one of the
+        input. Of several inputs that lead to a layer, each baseline is one of the input.
         """
-        o, i = self.oracle, reading.leaf
-        array = np.asarray(value)
-        row = self.arrays[i].shape[1:]
-        constant = array.shape == ()
-        ids = self.arrays[i].dtype.kind in "iu" or isinstance(reading.layer, keras.layers.Embedding)
-        above = constant and ids and array.dtype.kind == "f"
-        if above or (not constant and array.shape[-len(row) :] != row):
-            return baselines.broadcast(value, is_set, reading.shape, self.rows, o.names[i])
-        if ids and array.dtype.kind == "f":
-            raise TypeError(
-                f"Expected integer token ids as the baseline of input {o.names[i]!r}, received dtype {array.dtype}. "
-                f"Give ids, or an array of the layer's own shape {reading.shape}."
-            )
-        below = baselines.broadcast(value, is_set, row, self.rows, o.names[i])
-        below = np.broadcast_to(below, (*below.shape[:2], *row)).astype(self.arrays[i].dtype)
-        a, m = below.shape[:2]
+        o, fed = self.oracle, {}
+        for i in reading.leaves:
+            value, is_set = given[i]
+            array = np.asarray(value)
+            row = self.arrays[i].shape[1:]
+            constant = array.shape == ()
+            ids = self._ids(i)
+            above = constant and ids and array.dtype.kind == "f"
+            if len(reading.leaves) == 1 and (above or (not constant and array.shape[-len(row) :] != row)):
+                return baselines.broadcast(value, is_set, reading.shape, self.rows, o.names[i])
+            if ids and array.dtype.kind == "f":
+                raise TypeError(
+                    f"Expected integer token ids as the baseline of input {o.names[i]!r}, received dtype "
+                    f"{array.dtype}. Give ids, or an array of the layer's own shape {reading.shape}."
+                )
+            fed[i] = baselines.broadcast(value, is_set, row, self.rows, o.names[i])
+            if not ids:
+                self.below[i] = fed[i]
+        a, m = np.broadcast_shapes(*(start.shape[:2] for start in fed.values()))
+        a = self.rows if reading.mixed else a
         k = len(o.moving) + o.readings.index(reading)
         out = np.empty((a * m, *reading.shape), o.dtype)
         for pairs, real in engine.groups(a * m, self.batch_size, o.backend.dynamic(False)):
-            fed = [x[pairs // m] for x in self.arrays]
-            fed[i] = below[pairs // m, pairs % m]
-            out[pairs[:real]] = o.backend.host(o.load(fed)[0][k])[:real]
+            arrays_ = [x[pairs // m] for x in self.arrays]
+            for i, start in fed.items():
+                full = np.broadcast_to(start, (a, m, *arrays_[i].shape[1:]))
+                arrays_[i] = full[pairs // m, pairs % m].astype(arrays_[i].dtype)
+            out[pairs[:real]] = o.backend.host(o.load(arrays_)[0][k])[:real]
         return out.reshape(a, m, *reading.shape)
 
+    def _ids(self, leaf):
+        """Whether an input holds ids, which do not move themselves."""
+        readers = [r.place.layer for r in self.oracle.readings if leaf in r.leaves]
+        return self.arrays[leaf].dtype.kind in "iu" or any(isinstance(x, keras.layers.Embedding) for x in readers)
+
+    def _cuts(self, prediction):
+        """Whether all that leads from the inputs to F passes the layers that were named: F does not change otherwise.
+
+        Ids that an Embedding reads do not count, for they do not move.
+        """
+        o = self.oracle
+        around = [h for h in o.held if o.roles[h] == "read" and not self._ids(h)]
+        if not o.inner and not around:
+            return True
+        kind, run = ("held", "look") if o.inner else ("flat", None)
+
+        def load(rows):
+            fed = [a[rows] for a in self.arrays]
+            ends, side = o.load(fed)
+            if not o.inner:
+                return ends, o.load(elsewhere(fed, around))[1]
+            ys = o.compiled(run, ())(ends, side)
+            return [ops.where(x > 0, x - 1, x + 1) for x in ends], side, ys
+
+        noise = self._noise(prediction, prediction)
+        for rows, flat in self._outputs(self.rows, load, kind):
+            own = self.index if len(self.index) == 1 else self.index[rows]
+            change = np.abs(np.take_along_axis(flat, own, 1) - prediction[rows])
+            if not (change <= noise[rows]).all():
+                return False
+        return True
+
     # ---- the account -------------------------------------------------------------------------------------------
+
+    def _mirrors(self, found):
+        """Values, inputs and baseline: like the inputs, a layer standing for the one that it reads, or by name."""
+        o = self.oracle
+        if not o.by_name:
+            values, inputs, starts = self._values(found), self.arrays, self._baselines()
+            return {"values": self._pack(values), "inputs": self._pack(inputs), "baseline": self._pack(starts)}
+        if o.inner:
+            return {"values": self._by_name(found), "inputs": self._by_name(self._passing("look")), "baseline": None}
+        inputs = [*(self.arrays[i] for i in o.moving), *self._passing("read")]
+        starts = [p[:, 0] if self.starts.count == 1 else p for p in self.starts.points]
+        return {
+            "values": self._by_name(found),
+            "inputs": self._by_name(inputs),
+            "baseline": self._by_name(starts),
+        }
+
+    def _by_name(self, arrays):
+        """One array alone, or each under the name of its layer, or of its input."""
+        arrays = list(arrays)
+        return arrays[0] if len(arrays) == 1 else dict(zip(self.oracle.labels, arrays, strict=True))
+
+    def _passing(self, what):
+        """What passes the named layers at x: for each call (n, *row)."""
+        o = self.oracle
+        found = [np.empty((self.rows, *r.shape), o.dtype) for r in o.inner or o.readings]
+        for rows, real in engine.groups(self.rows, min(self.batch_size, self.rows), o.backend.dynamic(False)):
+            ends, side = self._load(rows)
+            seen = o.compiled("look", ())(ends, side) if what == "look" else ends[len(o.moving) :]
+            for own, y in zip(found, seen, strict=True):
+                own[rows[:real]] = o.backend.host(y)[:real]
+        return found
 
     def _values(self, found):
         """Values of every leaf: exact zeros where nothing moved, layers side by side where several read one leaf."""
         o = self.oracle
-        k = len(self.columns)
+        lead = found[0].shape[: 1 + targets.is_several(self.target)]
         by_leaf = {i: [found[j]] for j, i in enumerate(o.moving)}
         for j, reading in enumerate(o.readings):
-            by_leaf.setdefault(reading.leaf, []).append(found[len(o.moving) + j])
+            by_leaf.setdefault(reading.leaves[0], []).append(found[len(o.moving) + j])
         values = []
         for i, array in enumerate(self.arrays):
             parts = by_leaf.get(i)
             if parts is None:
-                parts = [np.zeros((self.rows, k, *array.shape[1:]), o.dtype)]
+                parts = [np.zeros((*lead, *array.shape[1:]), o.dtype)]
             values.append(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1))
         return values
 
@@ -384,13 +476,13 @@ class Call:
         o = self.oracle
         by_leaf = {i: [self.starts.points[j]] for j, i in enumerate(o.moving)}
         for j, reading in enumerate(o.readings):
-            by_leaf.setdefault(reading.leaf, []).append(self.starts.points[len(o.moving) + j])
+            by_leaf.setdefault(reading.leaves[0], []).append(self.starts.points[len(o.moving) + j])
         out = []
         for i, array in enumerate(self.arrays):
             parts = by_leaf.get(i, [np.zeros((1, 1), o.dtype)] if o.roles[i] != baselines.FIXED else [array[:, None]])
             if len(parts) > 1:  # layers side by side, as their values
                 lead = np.broadcast_shapes(*(p.shape[:2] for p in parts))
-                shapes = [r.shape for r in o.readings if r.leaf == i]
+                shapes = [r.shape for r in o.readings if r.leaves == (i,)]
                 parts = [np.broadcast_to(p, (*lead, *s)) for p, s in zip(parts, shapes, strict=True)]
             start = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
             out.append(start[:, 0] if self.starts.count == 1 else start)
@@ -402,21 +494,30 @@ class Call:
 
     def _names(self):
         names = {"targets": [c.name for c in self.columns], "outputs": [x.name for x in self.oracle.outputs]}
-        if any(leaf.features for leaf in self.leaves):
+        o = self.oracle
+        if o.by_name:
+            own = [] if o.inner else [self.leaves[i].features for i in o.moving]
+            if any(own):
+                names["features"] = self._by_name([*own, *(None for _ in o.readings)])
+        elif any(leaf.features for leaf in self.leaves):
             names["features"] = self._pack([leaf.features for leaf in self.leaves])
         return names
 
     def _provenance(self, weights):
-        o = self.oracle
+        o, output = self.oracle, self.method.output
         versions, device = o.backend.describe()
-        read = {o.names[r.leaf]: r.layer.name for r in o.readings}
+        if o.by_name:
+            layers = {r.place.name: r.place.side for r in o.inner or o.readings}
+        else:
+            layers = {o.names[r.leaves[0]]: r.place.name for r in o.readings}
         return {
             "method": type(self.method).__name__,
             **self.exactness,
-            **({} if self.method.complete else {"complete": False}),
-            "output": self.method.output if self.method.output is None else str(self.method.output),
+            **({} if self.complete else {"complete": False}),
+            **({} if self.cuts else {"cuts": False}),
+            "output": output if output is None else str(getattr(output, "name", output)),
             **({"explained": "before the final softmax or sigmoid"} if o.hidden else {}),
-            **({"layers": read} if read else {}),
+            **({"layers": layers} if layers else {}),
             **({"fixed": f} if (f := [n for n, r in zip(o.names, o.roles, strict=True) if r == "fixed"]) else {}),
             "baselines": self.starts.count,
             "batch_size": self.batch_size,

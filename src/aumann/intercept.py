@@ -6,7 +6,10 @@ from another thread passes through untouched.
 
 import contextlib
 import functools
+import itertools
 import threading
+from dataclasses import dataclass
+from typing import Any
 
 _one_at_a_time = threading.RLock()
 
@@ -36,6 +39,55 @@ def intercepted(handlers):
                     vars(owner).pop(attribute, None)
                 else:
                     vars(owner)[attribute] = before
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """The output or the input of a layer. Equal wherever they are the same place, however it was named.
+
+    Attributes:
+        layer: the layer.
+        side: "output" or "input".
+        name: what it is called in an explanation.
+    """
+
+    layer: Any
+    side: str = "output"
+    name: str = ""
+
+    def __eq__(self, other):
+        return isinstance(other, Place) and (id(self.layer), self.side) == (id(other.layer), other.side)
+
+    def __hash__(self):
+        return hash((id(self.layer), self.side))
+
+
+def visited(places, visit):
+    """Handlers for `intercepted`: whatever passes one of the places is replaced by visit(place, call, make).
+
+    `call` counts the calls of the layer from 0; `make()` gives what would have passed.
+    """
+    sides = {}
+    for place in places:
+        sides.setdefault((place.layer, "call" if hasattr(place.layer, "call") else "forward"), {})[place.side] = place
+    return {way: _visitor(own, visit) for way, own in sides.items()}
+
+
+def _visitor(own, visit):
+    calls = itertools.count()
+
+    def handler(original, *args, **kwargs):
+        k = next(calls)
+        if "input" in own:
+            name = None if args else next(iter(kwargs), None)
+            x = visit(own["input"], k, lambda args=args, kwargs=kwargs: args[0] if args else kwargs.get(name))
+            args = (x, *args[1:]) if args else ()
+            kwargs = {**kwargs, name: x} if name else kwargs
+        if "output" in own:
+            return visit(own["output"], k, lambda: original(*args, **kwargs))
+        return original(*args, **kwargs)
+
+    return handler
 
 
 def _route(original, handler, here):

@@ -11,7 +11,9 @@ from aumann.call import LEAST_EVALUATIONS, Call, fingerprint
 from aumann.core import baselines, credits, targets
 from aumann.core.paths import straight
 from aumann.core.rules import Rule, right
-from aumann.oracle import Oracle, embeddings, operations
+from aumann.intercept import Place
+from aumann.oracle import Oracle
+from aumann.places import find, find_all
 
 TOLERANCE = 0.01
 MAX_EVALUATIONS = 2000
@@ -47,8 +49,11 @@ class Method:
                 f'Expected batch_size="auto" or a whole number ≥ 1, received {batch_size!r}. '
                 "Leave it out, or lower it where memory runs short."
             )
+        if isinstance(output, Place):
+            output = find(model, output, "output")
         self.model, self.output, self.batch_size = model, output, batch_size
-        self.layers = _find_layers(model, layer)
+        self.places = None if layer is None else find_all(model, layer)
+        self.inner = ()
         self._oracles = {}
 
     def explain(self, inputs, target=None, baseline=0.0, progress=None):
@@ -107,8 +112,7 @@ class Method:
     def _oracle(self, structure, leaves):
         key = str(structure), tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
         if key not in self._oracles:
-            layers = embeddings(self.model) if self.layers is None else self.layers
-            self._oracles[key] = Oracle(self.model, structure, leaves, self.output, layers)
+            self._oracles[key] = Oracle(self.model, structure, leaves, self.output, self.places, self.inner)
         return self._oracles[key]
 
 
@@ -223,23 +227,6 @@ def _is_fixed(baseline, i, name):
     elif isinstance(baseline, (list, tuple)):
         each = baseline[i] if i < len(baseline) else None
     return isinstance(each, str) and each == baselines.FIXED
-
-
-def _find_layers(model, layer):
-    """None for "every Embedding", or the layers named."""
-    if layer is None:
-        return None
-    inside = operations(model)
-    found = []
-    for wanted in layer if isinstance(layer, (list, tuple)) else [layer]:
-        same = [x for x in inside if x is wanted or (isinstance(wanted, str) and x.name == wanted)]
-        if len(same) != 1:
-            raise ValueError(
-                f"Expected layer= to name one layer inside the model, received {wanted!r} which names {len(same)}. "
-                f"The layers are {[x.name for x in inside][:40]}."
-            )
-        found += same
-    return found
 
 
 def check_tolerance(tolerance):

@@ -6,8 +6,9 @@ read at an Embedding, and what the outputs look like; after that it only evaluat
 
 import functools
 import inspect
+import itertools
+from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 import numpy as np
@@ -16,8 +17,10 @@ from keras import ops, tree
 from aumann import backends
 from aumann.core import engine
 from aumann.core.baselines import FIXED
+from aumann.core.credits import slope
+from aumann.core.secant import following
 from aumann.core.targets import Output
-from aumann.intercept import intercepted
+from aumann.intercept import Place, intercepted, visited
 from aumann.units import handlers as units_of
 
 
@@ -42,12 +45,26 @@ class Leaf:
 
 @dataclass(frozen=True)
 class Reading:
-    """One call of a layer whose output moves along the path instead of the input that it reads."""
+    """One call of a layer, at whose output or input F is differentiated.
 
-    layer: Any
+    Attributes:
+        place: the layer's output or input.
+        call: which of its calls.
+        shape, dtype: of one row of what passes there.
+        leaves: the inputs it is made of that would move along the path if it did not.
+        mixed: whether it is made of inputs that are held still, besides.
+    """
+
+    place: Place
     call: int
-    leaf: int
     shape: tuple
+    dtype: str
+    leaves: tuple = ()
+    mixed: bool = False
+
+
+class _Enough(BaseException):
+    """Raised inside a model when all that is wanted of it has been seen: no `except Exception` on the way stops it."""
 
 
 class Oracle:
@@ -58,11 +75,12 @@ class Oracle:
             a graph that brings its own `pull`.
         structure: the user's inputs, for their packing.
         leaves: list of `Leaf`.
-        output: None, the name or index of an output, or "logits".
-        layers: layers at which read leaves move.
+        output: None, the name or index of an output, "logits", or a `Place` whose contents are the outputs.
+        places: places which move along the path instead of the inputs that they are made of; None for every Embedding.
+        inner: places at which F is differentiated while the inputs move; none for at what moves.
     """
 
-    def __init__(self, model, structure, leaves, output, layers):
+    def __init__(self, model, structure, leaves, output, places=None, inner=()):
         self.backend = backends.active()
         self.model, self.structure, self.output = model, structure, output
         self.names = [leaf.name for leaf in leaves]
@@ -72,18 +90,31 @@ class Oracle:
         self.variables = list(model.variables) if isinstance(model, keras.Layer) else []
         self.arguments = calling_convention(model, structure)
         self.activations = activations(model) if output == "logits" and isinstance(model, keras.Layer) else []
-        self.readings, self.hidden = [], False
+        self.readings, self.inner, self.repeats = [], [], False
+        self.hidden, self.neurons, self._dtypes = False, None, {}
         first = [self._feed(i, leaf.array[:1]) for i, leaf in enumerate(leaves)]
-        if layers:
-            self._find_readings(layers, first)
+        found = [Place(e, name=e.name) for e in embeddings(model)] if places is None else places
+        if found:
+            self._find_readings(found, first)
+        if places is not None:
+            _refuse_unread(places, self.readings)
+        named = {r.place for r in self.readings} if places is not None else ()
+        self.by_name = bool(inner) or len(named) > 1 or any(len(r.leaves) > 1 for r in self.readings)
+        if not self.by_name:
+            self._refuse_misfits()
         self._settle_integers(leaves)
         first = [self._feed(i, leaf.array[:1]) for i, leaf in enumerate(leaves)]
+        if inner:
+            self._find_inner(inner, first)
         survey = self._survey(first)
         self.outputs, self.several_outputs, self.output_dtypes, self.width = survey
         self.moving = [i for i, role in enumerate(self.roles) if role == "moves"]
         self.held = [i for i, role in enumerate(self.roles) if role != "moves"]
         self.shapes = [leaves[i].array.shape[1:] for i in self.moving] + [r.shape for r in self.readings]
         self._compiled, self._kinked, self._first = {}, {}, first
+        self.results = [r.shape for r in self.inner] or self.shapes
+        moved = [] if self.inner else [self.names[i] for i in self.moving]
+        self.labels = moved + labels([r.place for r in self.inner or self.readings])
         if not self.shapes:
             raise ValueError(
                 f"Expected at least one input to move along the path, received only fixed ones, {self.names}. Hold "
@@ -97,10 +128,33 @@ class Oracle:
         floats = self.roles[i] == "moves" or self.kinds[i] == "f"
         return np.ascontiguousarray(array, self.dtype if floats else None)
 
-    def _call(self, leaves, handlers=None):
-        """The model's outputs, or for "logits" what stands before the activation that made them."""
+    def _call(self, leaves, given=None, added=None, seen=None, counts=None, units=None):
+        """The model's outputs, or for "logits" what stands before the activation that made them.
+
+        Args:
+            leaves: the inputs, flat.
+            given: {(place, call): what passes there instead}.
+            added: {(place, call): what is added there}.
+            seen: {place: list}, to which what passes there is appended, call by call.
+            counts: {place: calls}, after which nothing more is wanted and the model is left: its outputs are None.
+            units: handlers of functions that are to be one operation.
+        """
         args, kwargs = self.arguments(tree.pack_sequence_as(self.structure, leaves))
-        made = {}
+        made, given, added, seen = {}, given or {}, added or {}, dict(seen or {})
+        if isinstance(self.output, Place):
+            own = seen.setdefault(self.output, [])
+            if len(seen) == 1 and self.neurons is not None:
+                counts = {self.output: self.neurons}
+
+        def visit(place, k, make):
+            y = ops.cast(given[place, k], self._dtypes[place, k]) if (place, k) in given else make()
+            if (place, k) in added:
+                y = y + ops.cast(added[place, k], _dtype(y))
+            if place in seen:
+                seen[place].append(y)
+                if counts and all(len(seen[p]) >= n for p, n in counts.items()):
+                    raise _Enough
+            return y
 
         def remember(original, *args, **kwargs):
             y = original(*args, **kwargs)
@@ -108,12 +162,20 @@ class Oracle:
             return y
 
         try:
-            with intercepted(handlers or {}), intercepted(dict.fromkeys(self.activations, remember)):
+            with (
+                intercepted(units or {}),
+                intercepted(visited({*seen, *(p for p, _ in (*given, *added))}, visit)),
+                intercepted(dict.fromkeys(self.activations, remember)),
+            ):
                 outputs = self.model(*args, **kwargs)
+        except _Enough:
+            outputs = None
         except MemoryError:
             raise
         except Exception as error:
             raise self._failed(leaves, error) from error
+        if isinstance(self.output, Place):
+            return own[0] if len(own) == 1 else list(own)
         if not made:
             return outputs
         self.hidden = any(id(y) in made for y in tree.flatten(outputs))
@@ -127,32 +189,22 @@ class Oracle:
         )
 
     def _join(self, points, side):
-        """The model's inputs and the handlers that put the moving layer outputs in their place."""
+        """The model's inputs, and what passes the places that move."""
         leaves = [None] * len(self.roles)
         for i, x in zip(self.held, side, strict=True):
             leaves[i] = x
         for i, x in zip(self.moving, points[: len(self.moving)], strict=True):
             leaves[i] = x
-        given = {}
-        for reading, x in zip(self.readings, points[len(self.moving) :], strict=True):
-            given[id(reading.layer), reading.call] = x
-        calls = {}
+        return leaves, _at(self.readings, points[len(self.moving) :])
 
-        def replace(layer):
-            def handler(original, *args, **kwargs):
-                k = calls[id(layer)] = calls.get(id(layer), -1) + 1
-                if (id(layer), k) not in given:
-                    return original(*args, **kwargs)
-                return ops.cast(given[id(layer), k], layer.compute_dtype)
+    def flat(self, points, side, functions=(), units=None, added=(), held=()):
+        """All outputs of a row end to end, then one position for each function: (rows, positions).
 
-            return handler
-
-        return leaves, {(r.layer, "call"): replace(r.layer) for r in self.readings}
-
-    def flat(self, points, side, functions=(), units=None):
-        """All outputs of a row end to end, then one position for each function: (rows, positions)."""
-        leaves, handlers = self._join(points, side)
-        return self._vector(self._call(leaves, handlers | (units or {})), functions)
+        `added` to what passes the inner places, or `held` there.
+        """
+        leaves, given = self._join(points, side)
+        given |= _at(self.inner[: len(held)], held)
+        return self._vector(self._call(leaves, given, _at(self.inner[: len(added)], added), units=units), functions)
 
     def _vector(self, structure, functions):
         vectors = [ops.reshape(ops.cast(x, self.dtype), (len_of(x), -1)) for _, x in self._chosen(structure)]
@@ -200,6 +252,44 @@ class Oracle:
             )
         return found, columns
 
+    def inner_gradients(self, points, directions, t, side, index, functions=(), credit=None, cells=False):
+        """F, and for each inner place ∂F/∂y, a list over targets, and what y does along the path: ∂y/∂point · γ'.
+
+        What is added to y, namely 0, is what F is differentiated by: F then sees all that y leads to, also through
+        other inner places. With `cells`, secants, and the slope of y over each cell.
+        """
+
+        def look(points):
+            return self.look(points, side)
+
+        moves = None
+        if cells:
+            widths = following(t, len_of(t)) - t  # 0 where a row of the batch has no cell
+            rises = [following(y, len_of(t)) - y for y in look(points)]
+            inverse = ops.where(widths > 0, 1 / ops.where(widths > 0, widths, ops.ones_like(t)), 0)
+            moves = [d * ops.reshape(inverse, (-1, *(1,) * (len(d.shape) - 1))) for d in rises]
+        elif credit is not slope:  # which asks for no velocity
+            _, moves = self.backend.push(look, points, directions)
+        count = len(self.inner)
+        zeros = [ops.zeros((len_of(points[0]), *r.shape), self.dtype) for r in self.inner]
+        units = units_of(self.inside, len_of(points[0]), self.backend.operate) if cells else {}
+
+        def values(free):
+            # over cells, the secant of a product of y and what goes around it needs both to move
+            flat = self.flat(free[count:] or points, side, functions, units, free[:count])
+            return ops.take_along_axis(flat, index, axis=1)
+
+        differentiate = self.backend.secants if cells else self.backend.gradients
+        found, columns = differentiate(values, zeros + points if cells else zeros)
+        return found, columns[:count], moves
+
+    def look(self, points, side):
+        """What passes the inner places: for each call (rows, *row)."""
+        leaves, given = self._join(points, side)
+        seen = {r.place: [] for r in self.inner}
+        self._call(leaves, given, seen=seen, counts={p: sum(r.place == p for r in self.inner) for p in seen})
+        return [ops.cast(seen[r.place][r.call], self.dtype) for r in self.inner]
+
     def _pull(self, points, side, index, functions):
         """The chain rule by hand, for a graph of a framework that Keras does not run on."""
         leaves, _ = self._join(points, side)
@@ -234,21 +324,32 @@ class Oracle:
         def flat(points, side):
             return self.flat(points, side, functions)
 
+        def held(points, side, ys):
+            return self.flat(points, side, functions, held=ys)
+
         def gradients(points, side, index):
             return self.gradients(points, side, index, functions, cells)
+
+        def inner_gradients(points, directions, t, side, index):
+            return self.inner_gradients(points, directions, t, side, index, functions, credit, cells)
+
+        if self.inner:
+            gradients = inner_gradients
 
         def compile(fn, variables=()):
             return fn if hasattr(self.model, "pull") else self.backend.compile(fn, variables)
 
         if what == "step" and not once:
-            return engine.make_step(compile(gradients, self.variables), path, credit, compile)
-        fn = {"flat": flat, "read": self._read}.get(what) or engine.make_step(gradients, path, credit)
+            return engine.make_step(compile(gradients, self.variables), path, credit, compile, bool(self.inner))
+        plain = {"flat": flat, "read": self._read, "look": self.look, "held": held}
+        fn = plain.get(what) or engine.make_step(gradients, path, credit, inner=bool(self.inner))
         return compile(fn, self.variables)
 
     def _read(self, leaves):
-        """Outputs of the layers that read the leaves, in order."""
-        seen, _ = self._watch([r.layer for r in self.readings], leaves)
-        return [ops.cast(seen[id(r.layer)][r.call][1], self.dtype) for r in self.readings]
+        """What passes the places that move, in order."""
+        seen = {r.place: [] for r in self.readings}
+        self._call(leaves, seen=seen, counts={p: 1 + max(r.call for r in self.readings if r.place == p) for p in seen})
+        return [ops.cast(seen[r.place][r.call], self.dtype) for r in self.readings]
 
     def load(self, arrays):
         """Rows of the host arrays -> (ends, side) on the device."""
@@ -257,6 +358,10 @@ class Oracle:
         if self.readings:
             ends += self.compiled("read", ())(fed)
         return ends, [fed[i] for i in self.held]
+
+    def load_one(self, leaf, array):
+        """Rows of one of the arrays on the device."""
+        return ops.convert_to_tensor(self._feed(leaf, array))
 
     @functools.cached_property
     def inside(self):
@@ -288,58 +393,93 @@ class Oracle:
 
     # ---- looking at the model once -----------------------------------------------------------------------------
 
-    def _watch(self, layers, leaves):
-        """Runs the model and returns {id(layer): [(first argument, output) of each call]} and the outputs."""
-        seen = {id(layer): [] for layer in layers}
-
-        def record(layer):
-            def handler(original, *args, **kwargs):
-                y = original(*args, **kwargs)
-                seen[id(layer)].append((_first(args, kwargs), y))
-                return y
-
-            return handler
-
-        outputs = self._call(leaves, {(layer, "call"): record(layer) for layer in layers})
-        return seen, outputs
-
-    def _find_readings(self, layers, first):
-        """Which leaf each call of a layer reads, found by changing the leaves one at a time."""
-        shapes = {}
+    def _find_readings(self, places, first):
+        """Which leaves each call of a layer reads, found by changing the leaves one at a time."""
+        kinds = {}
 
         def inputs(leaves):
-            seen, _ = self._watch(layers, leaves)
-            for layer in layers:
-                shapes[id(layer)] = [y.shape if ops.is_tensor(y) else None for _, y in seen[id(layer)]]
-            return [ops.convert_to_tensor(x) for layer in layers for x, _ in seen[id(layer)]]
+            befores = {Place(p.layer, "input"): [] for p in places}
+            seen = {p: [] for p in places} | befores
+            self._call(leaves, seen=seen)
+            for p in places:
+                kinds[p] = [(y.shape, _dtype(y)) if ops.is_tensor(y) else None for y in seen[p]]
+            taken = [
+                [x for x in tree.flatten(passed) if ops.is_tensor(x)]  # an output too: a layer has more than one input
+                for p in places
+                for passed in zip(seen[Place(p.layer, "input")], seen[p], strict=True)
+            ]
+            kinds[None] = [len(xs) for xs in taken]
+            return [x for xs in taken for x in xs]
 
         compiled = self.backend.compile(inputs, self.variables)
 
         def ask(leaves):
-            return [self.backend.host(x) for x in compiled([ops.convert_to_tensor(x) for x in leaves])]
+            found = iter([self.backend.host(x) for x in compiled([ops.convert_to_tensor(x) for x in leaves])])
+            return [list(itertools.islice(found, n)) for n in kinds[None]]
 
         with self.backend.inference(self.model):
             base = ask(first)
             changed = [
-                [not np.array_equal(a, b) for a, b in zip(base, ask(_disturbed(first, i)), strict=True)]
+                [
+                    not all(map(np.array_equal, before, after))
+                    for before, after in zip(base, ask(elsewhere(first, [i])), strict=True)
+                ]
                 for i in range(len(first))
             ]
-        calls = [(layer, k) for layer in layers for k in range(len(shapes[id(layer)]))]
-        for c, (layer, k) in enumerate(calls):
-            readers = [i for i in range(len(first)) if changed[i][c] and self.roles[i] != FIXED]
-            shape = shapes[id(layer)][k]
+        calls = [(p, k) for p in places for k in range(len(kinds[p]))]
+        for c, (place, k) in enumerate(calls):
+            feeding = [i for i in range(len(first)) if changed[i][c]]
+            readers = tuple(i for i in feeding if self.roles[i] != FIXED)
             if not readers:
                 continue
-            if len(readers) > 1 or shape is None or shape[0] != 1:
-                raise ValueError(
-                    f"Expected layer {layer.name!r} to turn one input into one tensor with a row for each row; "
-                    f"received inputs {[self.names[i] for i in readers]} and output shape {shape}. Choose a layer "
-                    'nearer to the inputs with layer=, or hold the others still with baseline={…: "fixed"}.'
-                )
-            self.readings.append(Reading(layer, k, readers[0], tuple(shape[1:])))
-            self.roles[readers[0]] = "read"
+            shape, dtype = _row(place, kinds[place][k])
+            self.readings.append(Reading(place, k, shape, dtype, readers, len(feeding) > len(readers)))
+            self._dtypes[place, k] = dtype
+        for i in {i for r in self.readings for i in r.leaves}:
+            self.roles[i] = "read"
+
+    def _find_inner(self, places, first):
+        seen = {p: [] for p in places}
+
+        def look(leaves):
+            self._call(leaves, seen=seen)
+            for p in places:
+                for k, y in enumerate(seen[p]):
+                    self.inner.append(Reading(p, k, *_row(p, (y.shape, _dtype(y)) if ops.is_tensor(y) else None)))
+            return []
+
+        with self.backend.inference(self.model):
+            self.backend.trace(look, first)
+        _refuse_unread(places, self.inner)
+        self._dtypes = self._dtypes | {(r.place, r.call): r.dtype for r in self.inner}
+        self.repeats = self._one_feeds_another(first)
+
+    def _one_feeds_another(self, first):
+        """Whether what passes one inner place goes on to another: their values then count the same flow twice."""
+        leaves = [ops.convert_to_tensor(x) for x in first]
+
+        def look(shifts, leaves):
+            seen = {r.place: [] for r in self.inner}
+            self._call(leaves, added=_at(self.inner, shifts), seen=seen)
+            return [ops.cast(seen[r.place][r.call], self.dtype) for r in self.inner]
+
+        run = self.backend.compile(look, self.variables)
+
+        def passing(k, step):
+            shifts = [np.full((1, *r.shape), step * (i == k), self.dtype) for i, r in enumerate(self.inner)]
+            found = [self.backend.host(y) for y in run([ops.convert_to_tensor(s) for s in shifts], leaves)]
+            return found[:k] + found[k + 1 :]
+
+        with self.backend.inference(self.model):
+            return len(self.inner) > 1 and any(
+                not all(map(np.array_equal, passing(k, 0), passing(k, step)))
+                for k in range(len(self.inner))
+                for step in (1, -1)
+            )
+
+    def _refuse_misfits(self):
         for leaf, name in enumerate(self.names):
-            shapes = {r.shape[:-1]: r.shape for r in self.readings if r.leaf == leaf}
+            shapes = {r.shape[:-1]: r.shape for r in self.readings if r.leaves == (leaf,)}
             if len(shapes) > 1:
                 raise ValueError(
                     f"Expected the layers that read input {name!r} to differ in their last axis only, so that their "
@@ -361,15 +501,17 @@ class Oracle:
         found = {}
 
         def look(leaves):
-            seen, structure = self._watch(layers, leaves)
+            seen = {Place(layer): [] for layer in layers}
+            structure = self._call(leaves, seen=seen)
             found["elements"] = sum(
-                int(np.prod([s or 1 for s in y.shape]))
-                for calls in seen.values()
-                for _, call in calls
-                for y in tree.flatten(call)
-                if ops.is_tensor(y)
+                int(np.prod([s or 1 for s in y.shape])) for y in tree.flatten(list(seen.values())) if ops.is_tensor(y)
             )
             found["outputs"] = self._chosen(structure)
+            if not found["outputs"]:
+                raise ValueError(
+                    f"Expected output= to name a layer that the model calls, received {self.output.name!r} which it "
+                    "does not. Choose another layer."
+                )
             found["several"] = not ops.is_tensor(structure)
             return [x for _, x in found["outputs"]]
 
@@ -399,12 +541,17 @@ class Oracle:
             outputs.append(Output(name, tuple(int(s) for s in x.shape[1:]), start))
             dtypes.append(_dtype(x))
             start += outputs[-1].size
+        if isinstance(self.output, Place):
+            self.neurons = len(outputs)
         several = found["several"] and len(outputs) > 1
         inputs = sum(int(np.prod(x.shape)) for x in first)
         return outputs, several, dtypes, found["elements"] + inputs
 
     def _chosen(self, structure):
         """(name, tensor) of the outputs that `output=` leaves."""
+        if isinstance(self.output, Place):
+            calls = structure if isinstance(structure, list) else [structure]
+            return list(zip(labels([self.output] * len(calls)), calls, strict=True))
         if ops.is_tensor(structure) or not isinstance(structure, (list, tuple, dict)):
             flat = [("output", structure)]
         elif isinstance(structure, dict):
@@ -432,14 +579,18 @@ def operations(model):
     """Every layer and operation inside a Keras model, the model itself excepted."""
     found, todo = {}, [model] if isinstance(model, keras.Layer) else []
     while todo:
-        node = todo.pop()
-        inner = list(node._flatten_layers(include_self=False, recursive=False)) if isinstance(node, keras.Layer) else []
-        inner += list(getattr(node, "operations", []) or [])
-        for op in inner:
-            if id(op) not in found and not isinstance(op, keras.layers.InputLayer):
+        for op in parts(todo.pop()):
+            if id(op) not in found:
                 found[id(op)] = op
                 todo.append(op)
     return list(found.values())
+
+
+def parts(node):
+    """The layers and operations that a layer holds itself, each once."""
+    inner = list(node._flatten_layers(include_self=False, recursive=False)) if isinstance(node, keras.Layer) else []
+    inner += list(getattr(node, "operations", []) or [])
+    return list({id(op): op for op in inner if not isinstance(op, keras.layers.InputLayer)}.values())
 
 
 def embeddings(model):
@@ -497,6 +648,40 @@ def calling_convention(model, structure):
     return lambda packed: ((packed,), inference)
 
 
+def labels(places):
+    """A name for each place of a list, in which a place stands once for each call."""
+    calls = Counter()
+    found = []
+    for p in places:
+        found.append(f"{p.name}[{calls[p]}]" if places.count(p) > 1 else p.name)
+        calls[p] += 1
+    return found
+
+
+def _at(readings, tensors):
+    return {(r.place, r.call): x for r, x in zip(readings, tensors, strict=True)}
+
+
+def _row(place, kind):
+    """Shape and dtype of one row of what passes a place."""
+    shape, dtype = kind or (None, None)
+    if kind is None or not len(shape) or shape[0] != 1 or not keras.backend.is_float_dtype(dtype):
+        raise ValueError(
+            f"Expected one tensor of floats with a row for each row at the {place.side} of layer {place.name!r}; "
+            f"received shape {shape} of {dtype}. Choose a layer before or after it."
+        )
+    return tuple(shape[1:]), dtype
+
+
+def _refuse_unread(places, readings):
+    for place in places:
+        if not any(r.place == place for r in readings):
+            raise ValueError(
+                f"Expected layer {place.name!r} to be called with what comes of an input that moves, received one "
+                'that is not. Choose another layer, or let its inputs move (baseline="fixed" holds them still).'
+            )
+
+
 def len_of(x):
     return ops.shape(x)[0]
 
@@ -509,11 +694,13 @@ def _dtype(x):
     return keras.backend.standardize_dtype(x.dtype)
 
 
-def _disturbed(leaves, i):
-    """The leaves with other, equally valid, values in every entry of leaf i: the neighbouring ones."""
-    x = leaves[i]
-    other = ~x if x.dtype.kind == "b" else np.where(x > 0, x - 1, x + 1).astype(x.dtype)
-    return [other if j == i else leaf for j, leaf in enumerate(leaves)]
+def elsewhere(leaves, which):
+    """The leaves with other, equally valid, values in every entry of some of them: the neighbouring ones."""
+    return [_neighbour(x) if i in which else x for i, x in enumerate(leaves)]
+
+
+def _neighbour(x):
+    return ~x if x.dtype.kind == "b" else np.where(x > 0, x - 1, x + 1).astype(x.dtype)
 
 
 def no_embedding(name):

@@ -9,6 +9,7 @@ Each offers the same handful of functions:
     curvatures(fn, point, chosen)     rows of the Hessian of fn: (rows, n) -> (rows, k), as (rows, k, chosen, n)
     slopes(fn, points)                d Σ fn(points) / d point, itself differentiable in what fn closes over, or None
     secants(fn, points)               the same over the cell from each row to the next one, by finite differences
+    push(fn, points, directions)      fn(points), a list, and its derivatives along the directions, zeros if it has none
     kinked(fn, points, variables)     whether anything on the way from points to fn(points) has a kink; None if hidden
     operate(call, xs, rule, rows)     call(*xs), as one operation to secants(), with a rule of core/secant.py
     inference(model)                  a context in which the model neither trains nor remembers

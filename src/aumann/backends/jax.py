@@ -65,6 +65,10 @@ def secants(fn, points):
     return gradients(jax_secants.secants(fn, len(points[0])), points)
 
 
+def push(fn, points, directions):
+    return jax.jvp(fn, (points,), (directions,))
+
+
 def kinked(fn, points, variables):
     with keras.StatelessScope():
         return jax_secants.kinked(fn, points)

@@ -108,6 +108,12 @@ def curvatures(fn, point, chosen):
     return tf.stack([tf.transpose(rows(slope), (1, 0, 2)) for slope in slopes], axis=1)
 
 
+def push(fn, points, directions):
+    with tf.autodiff.ForwardAccumulator(points, directions) as forward:
+        values = fn(points)
+    return values, [forward.jvp(y, tf.UnconnectedGradients.ZERO) for y in values]
+
+
 def kinked(fn, points, variables):
     with keras.StatelessScope():
         return tensorflow_secants.kinked(fn, points)

@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 import torch
+from torch.autograd import forward_ad
 
 from aumann.backends import Reads, torch_secants
 from aumann.backends.torch_secants import Secants
@@ -77,6 +78,30 @@ def secants(fn, points):
             return fn(points)
 
     return gradients(over_cells, points)
+
+
+def push(fn, points, directions):
+    """Forward mode; where an operation has none, the derivative of the pull, which is linear in what it pulls."""
+    try:
+        with forward_ad.dual_level():
+            pairs = [forward_ad.unpack_dual(y) for y in fn(list(map(forward_ad.make_dual, points, directions)))]
+    except NotImplementedError:
+        return _push_by_pulls(fn, points, directions)
+    return [y for y, _ in pairs], [torch.zeros_like(y) if v is None else v for y, v in pairs]
+
+
+def _push_by_pulls(fn, points, directions):
+    with torch.enable_grad():
+        points = [p.detach().requires_grad_() for p in points]
+        values = [y if y.requires_grad else y.detach().requires_grad_() for y in fn(points)]
+        probes = [torch.zeros_like(y, requires_grad=True) for y in values]
+        pulled = torch.autograd.grad(values, points, probes, create_graph=True, allow_unused=True)
+        total = sum((g * d).sum() for g, d in zip(pulled, directions, strict=True) if g is not None)
+        tangents = [None] * len(probes)
+        if torch.is_tensor(total) and total.requires_grad:
+            tangents = torch.autograd.grad(total, probes, allow_unused=True)
+    values = [y.detach() for y in values]
+    return values, [torch.zeros_like(y) if v is None else v for y, v in zip(values, tangents, strict=True)]
 
 
 def kinked(fn, points, variables):

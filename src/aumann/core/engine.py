@@ -68,7 +68,7 @@ def groups(rows, size, dynamic):
         yield np.minimum(np.arange(first, first + width), rows - 1), count
 
 
-def make_step(gradients, path, credit=share, compile=lambda fn: fn):
+def make_step(gradients, path, credit=share, compile=lambda fn: fn, inner=False):
     """One batch: interpolate, forward, gradient, credit, sum.
 
     Args:
@@ -78,6 +78,8 @@ def make_step(gradients, path, credit=share, compile=lambda fn: fn):
         credit: what a gradient is worth to the features; see `core/credits.py`.
         compile: of what comes before and after the gradients, where these are compiled by themselves: they see S·M
             points, whatever S and M are.
+        inner: whether values are for places inside F that the points lead to. Then gradients are (points, velocities,
+            t, side, index) -> F, for each place the list of ∂F/∂place, and the velocities of the places or None.
 
     Returns:
         step(sums, ends, starts, tw, side, index) -> sums, with for each point sums (S, targets, *row), ends (S, *row),
@@ -94,15 +96,25 @@ def make_step(gradients, path, credit=share, compile=lambda fn: fn):
         points = [ops.reshape(p, (-1, *end.shape[1:])) for p, end in zip(points, ends, strict=True)]
         return points, [ops.repeat(s, width, axis=0) for s in side], [ops.repeat(index[0], width, axis=0)]
 
-    def weigh(sums, values, slices, ends, starts, tw):
+    def head(ends, starts, tw):
+        def flat(start, end):
+            point, velocity = along(start, end, tw[0])
+            return ops.reshape(velocity + ops.zeros_like(point), (-1, *end.shape[1:]))
+
+        return [flat(start, end) for start, end in zip(starts, ends, strict=True)]
+
+    def split(a, like):
+        return ops.reshape(a, (ops.shape(like)[0], -1, *like.shape[2:]))
+
+    def weigh(sums, values, slices, moves, ends, starts, tw):
         rows = ops.shape(ends[0])[0]
-        velocities = [along(start, end, tw[0])[1] for start, end in zip(starts, ends, strict=True)]
+        if inner:
+            velocities = [None] * len(sums) if moves is None else list(map(split, moves, sums))
+        else:
+            velocities = [along(start, end, tw[0])[1] for start, end in zip(starts, ends, strict=True)]
         shares = []
         for k, slopes in enumerate(zip(*slices, strict=True)):
-            slopes = [
-                None if g is None else ops.reshape(g, (rows, -1, *end.shape[1:]))
-                for g, end in zip(slopes, ends, strict=True)
-            ]
+            slopes = [None if g is None else split(g, like) for g, like in zip(slopes, sums, strict=True)]
             own, weights = (ops.reshape(a, (rows, -1)) for a in (values[:, k], tw[1]))
             shares.append(credit(Moment(slopes, velocities, starts, own, weights)))
         return [
@@ -110,11 +122,15 @@ def make_step(gradients, path, credit=share, compile=lambda fn: fn):
             for s, columns in zip(sums, zip(*shares, strict=True), strict=True)
         ]
 
-    lay, weigh = compile(lay), compile(weigh)
+    lay, head, weigh = compile(lay), compile(head), compile(weigh)
 
     def step(sums, ends, starts, tw, side, index):
         points, side, index = lay(ends, starts, tw, side, index)
-        return weigh(sums, *gradients(points, side, index[0]), ends, starts, tw)
+        if inner:
+            found = gradients(points, head(ends, starts, tw), tw[0], side, index[0])
+        else:
+            found = *gradients(points, side, index[0]), None
+        return weigh(sums, *found, ends, starts, tw)
 
     return step
 
