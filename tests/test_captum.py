@@ -10,7 +10,7 @@ if keras.config.backend() != "torch":
     pytest.skip("captum explains torch modules", allow_module_level=True)
 
 import torch
-from captum.attr import IntegratedGradients, LayerIntegratedGradients
+from captum.attr import IntegratedGradients, InternalInfluence, LayerIntegratedGradients, NeuronIntegratedGradients
 
 L = keras.layers
 
@@ -66,4 +66,46 @@ def test_same_values_at_an_embedding(rng):
         torch.from_numpy(ids), torch.zeros_like(torch.from_numpy(ids)), target=1, n_steps=8, method="gausslegendre"
     )
     ours = aumann.IntegratedGradients(model, rule=aumann.gauss_legendre(8)).explain(ids, target=1, baseline=0)
+    assert relative(ours.values, theirs.detach().numpy()) <= 1e-5
+
+
+def inner():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([
+        L.Input((6,)), L.Dense(5, activation="relu", name="a"), L.Dense(4, activation="tanh", name="b"), L.Dense(3),
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize("side", ["input", "output"])
+def test_same_values_at_a_layer_inside(side, rng):
+    model, x, b = inner(), *(rng.normal(size=(n, 6)).astype("float32") for n in (4, 1))
+    method = LayerIntegratedGradients(lambda t: model(t, training=False), model.layers[1])
+    theirs = method.attribute(
+        torch.from_numpy(x),
+        torch.from_numpy(b),
+        target=1,
+        n_steps=8,
+        method="gausslegendre",
+        attribute_to_layer_input=side == "input",
+    )
+    layer = aumann.input_of("b") if side == "input" else "b"
+    ours = aumann.IntegratedGradients(model, layer=layer, rule=aumann.gauss_legendre(8)).explain(x, 1, b[0])
+    assert relative(ours.values, theirs.detach().numpy()) <= 1e-5
+
+
+def test_same_values_for_a_neuron(rng):
+    model, x = inner(), rng.normal(size=(4, 6)).astype("float32")
+    method = NeuronIntegratedGradients(lambda t: model(t, training=False), model.layers[1])
+    theirs = method.attribute(torch.from_numpy(x), 2, n_steps=8, method="gausslegendre")
+    rule = aumann.gauss_legendre(8)
+    ours = aumann.IntegratedGradients(model, output=aumann.output_of("b"), rule=rule).explain(x, 2)
+    assert relative(ours.values, theirs.detach().numpy()) <= 1e-5
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_same_internal_influence(layer, rng):
+    model, x = inner(), rng.normal(size=(4, 6)).astype("float32")
+    method = InternalInfluence(lambda t: model(t, training=False), model.layers[layer])
+    theirs = method.attribute(torch.from_numpy(x), target=1, n_steps=8, method="gausslegendre")
+    ours = aumann.InternalInfluence(model, model.layers[layer], rule=aumann.gauss_legendre(8)).explain(x, 1)
     assert relative(ours.values, theirs.detach().numpy()) <= 1e-5
