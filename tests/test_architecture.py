@@ -51,12 +51,15 @@ ARROWS = {
     "cli": {"__init__", "core", "demo", "explanation", "files", "inputs"},
     "baselines": {"core", "inputs"},
     "__init__": set(
-        "baselines bases call core explanation interactions layers methods "
-        "metrics places priors regions sequences".split()
+        "baselines bases call core expected explanation interactions layers "
+        "methods metrics places priors regions sequences smooth".split()
     ),
     "__main__": {"cli"},
     "places": {"intercept", "oracle"},
     "layers": {"core", "methods", "places"},
+    "core.spread": set(),
+    "expected": {"core", "methods"},
+    "smooth": {"call", "core", "explanation", "inputs", "methods", "progress"},
 }
 
 

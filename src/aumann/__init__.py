@@ -23,6 +23,7 @@ from aumann.explanation import Explanation, load
 __all__ = [
     "CompletenessWarning",
     "Conductance",
+    "ExpectedGradients",
     "Explanation",
     "HypotheticalContributions",
     "InputXGradient",
@@ -33,6 +34,7 @@ __all__ = [
     "MeanGradient",
     "Rule",
     "Saliency",
+    "Smooth",
     "ToleranceWarning",
     "attribution",
     "baselines",
@@ -56,6 +58,7 @@ __all__ = [
 _LATER = {  # name: the room where it stands
     "CompletenessWarning": "call",
     "Conductance": "layers",
+    "ExpectedGradients": "expected",
     "HypotheticalContributions": "methods",
     "InputXGradient": "methods",
     "IntegratedGradients": "methods",
@@ -64,6 +67,7 @@ _LATER = {  # name: the room where it stands
     "InternalInfluence": "layers",
     "MeanGradient": "methods",
     "Saliency": "methods",
+    "Smooth": "smooth",
     "ToleranceWarning": "call",
     "attribution": "priors",
     "input_of": "places",

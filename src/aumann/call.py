@@ -1,7 +1,9 @@
 """One call of `explain`: resolve what was given, evaluate F at the ends, have a method sum, and account for it."""
 
+import copy
 import hashlib
 import warnings
+from dataclasses import replace
 from importlib.metadata import version
 
 import keras
@@ -36,7 +38,14 @@ class Call:
         starts: resolved baselines.
         change: F(x) − F(x′) (n, targets), and how well it is known.
         exactness: how the values came about, for the provenance: written by whichever sum was taken.
+        drawn: whether the baselines are draws from a distribution.
+        base_value: F(x′) (n, targets), where it is known beforehand.
+        tolerance: that the error of a row is held against, or None; written with it.
+        places: t at which the path is searched, should the gradient not be finite somewhere.
     """
+
+    drawn, index, base_value, tolerance = False, None, None, None
+    places = np.linspace(0, 1, 65)
 
     def __init__(self, method, oracle, structure, leaves, target, baseline, progress):
         self.method, self.oracle, self.structure, self.leaves = method, oracle, structure, leaves
@@ -49,9 +58,26 @@ class Call:
         _refuse_integer_outputs(self.columns, oracle)
         self.starts = self._starts(baseline)
 
+    def again(self, arrays, rows):
+        """The same call for other values of some rows, whose targets and baselines stay what they are.
+
+        Args:
+            arrays: of each leaf (len(rows), *row).
+            rows: those whose values they are; a row may come several times.
+        """
+        if self.base_value is None:
+            self.index, _ = self._predict()
+            self.base_value = self._base_value(self.index)
+        other = copy.copy(self)
+        other.rows, other.arrays, other.starts, other.index = len(rows), arrays, self.starts.of(rows), None
+        other.base_value = self.base_value[rows]
+        index = self.index[rows] if len(self.index) > 1 else self.index
+        other.columns = [replace(c, positions=index[:, j]) for j, c in enumerate(self.columns)]
+        return other
+
     def explanation(self, weights):
         index, prediction = self._predict()
-        base_value = self._base_value(index)
+        base_value = self._base_value(index) if self.base_value is None else self.base_value
         if not np.isfinite(base_value).all():
             bad = np.flatnonzero(~np.isfinite(base_value).all(1))
             raise ValueError(
@@ -133,7 +159,7 @@ class Call:
                 if len(singular) and spent + LEAST_EVALUATIONS <= most:
                     done.put(singular, refine(secants, singular, spent))
         done.evaluations *= self.starts.count
-        self.tolerance, self.places = tolerance, np.linspace(0, 1, 65)
+        self.tolerance = tolerance
         how = f"{' and '.join(names)}, refined"
         self.exactness = {"rule": how, "tolerance": tolerance, "max_evaluations": most}
         return done
@@ -153,15 +179,19 @@ class Call:
         return rows[~np.isfinite(sum(sizes)).all(1)]
 
     def _errors(self, done, one):
-        """What is known of the error: nothing, for a rule."""
+        """What is known of the error: nothing, for a rule on given nodes."""
         if done.error is None:
             return {}
-        found = {"error": one(done.error), "converged": one(done.error <= self.tolerance)}
+        found = {"error": one(done.error)}
+        if self.tolerance is not None:
+            found["converged"] = one(done.error <= self.tolerance)
+        if done.standard_error is not None:
+            found["standard_error"] = self._like_values([one(e) for e in done.standard_error])
         if self.oracle.by_name:
             if len(done.parts) > 1:
                 found["input_error"] = self._by_name(map(one, done.parts))
         elif len(self.leaves) > 1:
-            found["input_error"] = self._pack([one(e) for e in self._part_errors(done)])
+            found["input_error"] = self.pack([one(e) for e in self._part_errors(done)])
         return found
 
     def _part_errors(self, done):
@@ -197,7 +227,8 @@ class Call:
                 stacklevel=4,
             )
         if done.error is not None:
-            self._name_the_inexact(done)
+            if self.tolerance is not None:
+                self._name_the_inexact(done)
             return
         loose = np.flatnonzero((np.abs(residual) > np.maximum(0.05 * mass, self.change[1])).any(1))
         if self.complete and len(loose):
@@ -428,18 +459,17 @@ class Call:
     def _mirrors(self, found):
         """Values, inputs and baseline: like the inputs, a layer standing for the one that it reads, or by name."""
         o = self.oracle
+        values = self._like_values(found)
         if not o.by_name:
-            values, inputs, starts = self._values(found), self.arrays, self._baselines()
-            return {"values": self._pack(values), "inputs": self._pack(inputs), "baseline": self._pack(starts)}
+            return {"values": values, "inputs": self.pack(self.arrays), "baseline": self.pack(self._baselines())}
         if o.inner:
-            return {"values": self._by_name(found), "inputs": self._by_name(self._passing("look")), "baseline": None}
+            return {"values": values, "inputs": self._by_name(self._passing("look")), "baseline": None}
         inputs = [*(self.arrays[i] for i in o.moving), *self._passing("read")]
         starts = [p[:, 0] if self.starts.count == 1 else p for p in self.starts.points]
-        return {
-            "values": self._by_name(found),
-            "inputs": self._by_name(inputs),
-            "baseline": self._by_name(starts),
-        }
+        return {"values": values, "inputs": self._by_name(inputs), "baseline": self._by_name(starts)}
+
+    def _like_values(self, found):
+        return self._by_name(found) if self.oracle.by_name else self.pack(self._values(found))
 
     def _by_name(self, arrays):
         """One array alone, or each under the name of its layer, or of its input."""
@@ -488,7 +518,8 @@ class Call:
             out.append(start[:, 0] if self.starts.count == 1 else start)
         return out
 
-    def _pack(self, leaves):
+    def pack(self, leaves):
+        """What there is for each leaf, structured like the inputs."""
         packed = tree.pack_sequence_as(self.structure, leaves)
         return {k: packed[k] for k in self.structure} if type(packed) is dict else packed  # the user's own order
 
@@ -500,7 +531,7 @@ class Call:
             if any(own):
                 names["features"] = self._by_name([*own, *(None for _ in o.readings)])
         elif any(leaf.features for leaf in self.leaves):
-            names["features"] = self._pack([leaf.features for leaf in self.leaves])
+            names["features"] = self.pack([leaf.features for leaf in self.leaves])
         return names
 
     def _provenance(self, weights):

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
-FORMAT, VERSION = "aumann.Explanation", 2
-MIRRORS, RECORDS = ("values", "inputs", "baseline", "input_error"), ("names", "provenance")
+FORMAT, VERSION = "aumann.Explanation", 3
+MIRRORS, RECORDS = ("values", "inputs", "baseline", "input_error", "standard_error"), ("names", "provenance")
 REST = "(rest)"
 
 
@@ -53,6 +53,8 @@ class Explanation:
             estimated. What it promises and what not: docs/exactness.md.
         converged: whether each row met the tolerance, shaped like prediction, or None.
         input_error: of several inputs, the error of each one's own values; per leaf shaped like prediction, or None.
+        standard_error: of values that were sampled, the standard deviation that the sampling leaves in each of them;
+            per leaf shaped like values, or None.
         names: JSON-able; "features" mirrors `inputs` with a list of str for the first feature axis of each leaf, or
             None; "targets" is a list of str, one per target.
         provenance: JSON-able record of how the values came about: versions, backend, rule, seed, ...
@@ -72,6 +74,7 @@ class Explanation:
     error: np.ndarray | None = None
     converged: np.ndarray | None = None
     input_error: Any = None
+    standard_error: Any = None
     names: Mapping = dataclasses.field(default_factory=dict)
     provenance: Mapping = dataclasses.field(default_factory=dict)
 
@@ -101,7 +104,8 @@ class Explanation:
         if self.names.get("targets") is not None:
             count, given = shape[1] if self.several else 1, self.names["targets"]
             expect(len(given) == count, f"{count} names of targets", f"{len(given)}: {given}")
-        for path, value, data, baseline, features in self._walk(self.inputs, self.baseline, self.names.get("features")):
+        mirrors = self.inputs, self.baseline, self.standard_error, self.names.get("features")
+        for path, value, data, baseline, deviation, features in self._walk(*mirrors):
             at = f" of input {path!r}" if path else ""
             row = self._row(value)
             expect(value.shape[: len(shape)] == shape, f"values{at} that start with axes {shape}", f"{value.shape}")
@@ -110,6 +114,11 @@ class Explanation:
                 baseline is None or baseline.shape[:1] in ((1,), (n,)),
                 f"a baseline{at} whose first axis is 1 or {n}",
                 f"shape {np.shape(baseline)}",
+            )
+            expect(
+                deviation is None or deviation.shape == value.shape,
+                f"standard_error{at} shaped like values, {value.shape}",
+                f"shape {np.shape(deviation)}",
             )
             expect(
                 features is None or (len(features),) == row[:1],
@@ -170,7 +179,8 @@ class Explanation:
 
         Returns:
             An explanation whose values have the feature axes that are left, or (n[, targets], groups). Sums are taken
-            in float64 and returned in the type of the values. Inputs and baseline stay those of the model.
+            in float64 and returned in the type of the values. Inputs and baseline stay those of the model; standard
+            errors are left out, since those of a sum do not follow from those of its terms.
 
         Raises:
             ValueError: if no leaf has the axis, if a feature is in two groups, or if a member does not exist.
@@ -196,7 +206,7 @@ class Explanation:
                 f"{groups if groups is not None else axis} for feature axes {rows}. Count without rows and targets."
             )
         names = {**self.names, "features": rebuild(self.values, names)}
-        return dataclasses.replace(self, values=rebuild(self.values, values), names=names)
+        return dataclasses.replace(self, values=rebuild(self.values, values), names=names, standard_error=None)
 
     def save(self, path) -> Path:
         """Writes one `.npz` file (see docs/format.md), entirely or not at all.
@@ -290,12 +300,15 @@ class Explanation:
         for name in ("prediction", "base_value", "residual", "evaluations", "error", "converged"):
             if (array := getattr(self, name)) is not None:
                 variables[name] = (lead[: array.ndim], array)
-        for path, value, data, features in self._walk(self.inputs, self.names.get("features")):
+        mirrors = self.inputs, self.standard_error, self.names.get("features")
+        for path, value, data, deviation, features in self._walk(*mirrors):
             own, row = path.replace("/", ".") + "." * bool(path), self._row(value)
             axes = [f"{own}feature_{k}" for k in range(len(row))]
             same = data.shape[1:] == row[: data.ndim - 1]
             places = axes[: data.ndim - 1] if same else [f"{own}input_{k}" for k in range(data.ndim - 1)]
             variables[f"{own}values"] = ([*lead, *axes], value)
+            if deviation is not None:
+                variables[f"{own}standard_error"] = ([*lead, *axes], deviation)
             variables[f"{own}inputs"] = (["row", *places], data)
             if features is not None:
                 coordinates[axes[0]] = list(features)

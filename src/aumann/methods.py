@@ -77,12 +77,17 @@ class Method:
         Raises:
             ValueError, TypeError: inputs, target or baseline do not fit; nothing has been changed.
         """
+        call = self.call(inputs, target, baseline, progress)
+        with call.oracle.backend.inference(self.model), ThreadPoolExecutor(1) as aside:
+            return call.explanation(aside.submit(fingerprint, self.model))  # while the device is busy
+
+    def call(self, inputs, target=None, baseline=0.0, progress=None):
+        """What `explain` is given, resolved and checked: an `aumann.call.Call`."""
         baseline = baselines.made(baseline, inputs)
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: _is_fixed(baseline, i, name))
         oracle = self._oracle(structure, leaves)
-        with oracle.backend.inference(self.model), ThreadPoolExecutor(1) as aside:
-            weights = aside.submit(fingerprint, self.model)  # while the device is busy
-            return Call(self, oracle, structure, leaves, target, baseline, progress).explanation(weights)
+        with oracle.backend.inference(self.model):
+            return Call(self, oracle, structure, leaves, target, baseline, progress)
 
     def predict(self, inputs, target=None, fixed=()):
         """F(x), by the function that `explain` evaluates at the ends of its path.
@@ -245,3 +250,12 @@ def _max_evaluations(most):
             f"difference gives the first error; received {most!r}. Give for example {MAX_EVALUATIONS}."
         )
     return int(most)
+
+
+def whole(number, least, name, example):
+    """An argument that counts something."""
+    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
+        raise ValueError(
+            f"Expected {name} to be a whole number ≥ {least}, received {number!r}. Give for example {example}."
+        )
+    return int(number)

@@ -11,11 +11,18 @@ class Tally:
     """
 
     def __init__(self, hear):
-        self.hear, self.done, self.expected = hear, 0, 0
+        self.hear, self.done, self.expected, self.announced = hear, 0, 0, 0
+
+    def announce(self, count):
+        """So many will be expected one by one."""
+        self.expected += count
+        self.announced += count
 
     def expect(self, count):
         """So many more will be needed."""
-        self.expected += count
+        known = min(count, self.announced)
+        self.announced -= known
+        self.expected += count - known
 
     def __call__(self, count):
         """So many more are done."""

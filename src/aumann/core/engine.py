@@ -165,7 +165,7 @@ class Work:
     @property
     def points(self):
         """Path points of a row: gradients spent on it."""
-        return self.starts.count * len(self.rule)
+        return len(self.rule.over(self.starts.count)[0])
 
     def of(self, rows):
         """The same for some rows."""
@@ -210,12 +210,11 @@ def _store(results, rows, sums, host):
 
 def _chunks(work, packing):
     """The path points of a row, cut into chunks of one width; the last is filled up with points of weight zero."""
-    m, n, overlap = work.starts.count, len(work.rule), int(work.rule.cells)
-    t = np.tile(work.rule.nodes, m)
-    w = np.repeat(work.starts.weights, n, axis=1) * np.tile(work.rule.weights, m)
-    which = np.repeat(np.arange(m), n)
+    overlap = int(work.rule.cells)
+    t, w, which = work.rule.over(work.starts.count)
+    w, points = work.starts.weights[:, which] * w, len(t)
     step = packing.points - overlap
-    fill = packing.chunks * step + overlap - len(t)
+    fill = packing.chunks * step + overlap - points
     t, w, which = np.pad(t, (0, fill), "edge"), np.pad(w, ((0, 0), (0, fill))), np.pad(which, (0, fill), "edge")
     for first in range(0, packing.chunks * step, step):
         cut = slice(first, first + packing.points)
@@ -223,7 +222,7 @@ def _chunks(work, packing):
         if overlap:  # the last point is where the next chunk begins, and its cell with it
             weights = np.concatenate([weights[:, :-1], np.zeros_like(weights[:, :1])], axis=1)
         seen = first + overlap if first else 0
-        yield _Chunk(work, t[cut], weights, which[cut], min(first + packing.points, m * n) - seen)
+        yield _Chunk(work, t[cut], weights, which[cut], min(first + packing.points, points) - seen)
 
 
 class _Chunk:
@@ -249,10 +248,8 @@ class _Chunk:
         return self._starts(rows)
 
     def _starts(self, rows):
-        return [
-            _take(p[:, self.which] if p.shape[1] > 1 else p, rows if len(p) > 1 else None, self.work.dtype)
-            for p in self.work.starts.points
-        ]
+        points = [p[rows] if len(p) > 1 else p for p in self.work.starts.points]
+        return [_take(p[:, self.which] if p.shape[1] > 1 else p, None, self.work.dtype) for p in points]
 
     def _once(self, what, size, make):
         if self.kept.get(what, (None,))[0] != size:

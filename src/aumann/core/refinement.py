@@ -93,16 +93,18 @@ class Refined:
         error: (n, targets), estimated relative L1 error of the values of all points together.
         parts: for each point (n, targets), that of its own values.
         evaluations: (n,), gradients spent on the row.
+        standard_error: of values that were sampled, shaped like them; else None.
     """
 
     values: list
     error: np.ndarray
     parts: list
     evaluations: np.ndarray
+    standard_error: list | None = None
 
     def put(self, rows, others):
         """Takes other results for some rows, what was spent on them before included."""
-        mine, theirs = ([*each.values, each.error, *each.parts] for each in (self, others))
+        mine, theirs = ([*e.values, e.error, *e.parts, *(e.standard_error or [])] for e in (self, others))
         for own, other in zip(mine, theirs, strict=True):
             own[rows] = other
         self.evaluations[rows] += others.evaluations
@@ -129,7 +131,7 @@ def refine(sums, rows, change, tolerance, most, rounding):
             found = sums.of(rows[here], count, cells[here], [s[here] for s in last])
             if last:
                 _extrapolate(done, last, here, cells[here] / count, found, sums.order, rounding)
-                done.error[here] = np.maximum(done.error[here], _missed(done.values, here, *change))
+                done.error[here] = np.maximum(done.error[here], missed(done.values, here, *change))
             else:  # every row
                 done.values, done.parts = list(found), [done.error.copy() for _ in found]
                 last = [np.array(s) for s in found]
@@ -163,7 +165,7 @@ def _error(c, d, mass, squares, law, first, order, rounding):
     )
 
 
-def _missed(values, here, change, noise):
+def missed(values, here, change, noise):
     """How much of F(x) − F(x′) values of some rows do not account for, relative to their mass."""
     total = sum(v[here].sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in values)
     mass = sum(size(v[here]) for v in values)

@@ -59,6 +59,10 @@ class Quadrature:
     def __repr__(self):
         return f"aumann.{self.name}"
 
+    def over(self, m):
+        """Path points for m baselines: (nodes, weights, which baseline), each (points,). Here every node for each."""
+        return np.tile(self.nodes, m), np.tile(self.weights, m), np.repeat(np.arange(m), len(self))
+
 
 class Rule(Quadrature):
     """A quadrature rule on [0, 1].
@@ -110,6 +114,71 @@ class Cells(Rule):
         """The derivatives at the middles of the same cells: for what secants do not see into."""
         t = self.nodes
         return Rule(f"{self.name} by the derivatives at the middles", (t[1:] + t[:-1]) / 2, np.diff(t), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """Random path points, each of one baseline of a set: a sum that is right on average over what might be drawn.
+
+    Attributes:
+        name: as the provenance has it.
+        nodes: (n,) float64, within [0, 1].
+        weights: (n,) float64, of the nodes; the baselines' own weights come on top.
+        which: (n,) the baseline of each node.
+
+    Raises:
+        ValueError: the three do not fit together, or a node lies outside [0, 1].
+    """
+
+    name: str
+    nodes: np.ndarray
+    weights: np.ndarray
+    which: np.ndarray
+
+    cells = False
+
+    def __post_init__(self):
+        for field, dtype in (("nodes", np.float64), ("weights", np.float64), ("which", np.int64)):
+            array = np.array(getattr(self, field), dtype)
+            array.flags.writeable = False
+            object.__setattr__(self, field, array)
+        t = self.nodes
+        if t.ndim != 1 or not t.shape == self.weights.shape == self.which.shape or not len(t):
+            raise ValueError(
+                f"{self.name}: expected nodes, weights and which of one shape (n,), received {t.shape}, "
+                f"{self.weights.shape} and {self.which.shape}. Give each node its weight and its baseline."
+            )
+        if not ((t >= 0).all() and (t <= 1).all() and np.isfinite(self.weights).all() and (self.which >= 0).all()):
+            raise ValueError(
+                f"{self.name}: expected nodes within [0, 1], finite weights and baselines from 0, received nodes {t}. "
+                "Map the nodes to [0, 1]."
+            )
+
+    def __len__(self):
+        return len(self.nodes)
+
+    def over(self, m):
+        return self.nodes, self.weights, self.which
+
+
+def stratified(rng, which, positions, weight):
+    """Each of some baselines at `positions` places of the path, s · positions equal strata having one place each.
+
+    A baseline has one place in each of `positions` wide strata; which of the s narrow strata within it is left to
+    chance. Every place is uniform on [0, 1] on average, so that no baseline's integral is biased.
+
+    Args:
+        rng: `numpy.random.Generator`.
+        which: (s,) the baselines.
+        positions: places of each.
+        weight: of each baseline, shared by its places.
+    """
+    s = len(which)
+    narrow = np.stack([rng.permutation(s) for _ in range(positions)]) + rng.random((positions, s))
+    t = (np.arange(positions)[:, None] + narrow / s) / positions
+    return Draws(
+        f"stratified({s}, {positions})", t.ravel(), np.full(t.size, weight / positions), np.tile(which, positions)
+    )
 
 
 def _legendre_moments(t, w, degree):
