@@ -318,16 +318,17 @@ def _name_the_kinks(residual, mass):
 def _laid(call, groups):
     """Names of the features of all points laid end to end, or of their groups, and the group of each feature."""
     o = call.oracle
-    leaves = [*o.moving, *(r.leaf for r in o.readings)]
+    leaves = [*o.moving, *(r.leaves[0] for r in o.readings)]
     numbers = tree.pack_sequence_as(call.structure, list(range(len(call.leaves))))
     given = {leaf: group for _, leaf, group in walk(numbers, groups)}
-    if groups is not None and len(leaves) != len(set(leaves)):
+    if groups is not None and (o.by_name or len(leaves) != len(set(leaves))):
         raise ValueError(
-            "Expected groups of inputs that one layer each reads, received an input that several read. Choose one "
-            "with layer=."
+            "Expected groups of inputs that one layer each reads, received an input that several read, or a layer that "
+            "reads several. Choose one with layer=."
         )
     names, labels = [], []
-    for leaf, shape in zip(leaves, o.shapes, strict=True):
+    points = o.labels if o.by_name else [o.names[leaf] for leaf in leaves]
+    for leaf, shape, point in zip(leaves, o.shapes, points, strict=True):
         features, group = call.leaves[leaf].features, given[leaf]
         features = features if shape and len(features or ()) == shape[0] else None
         if group is None:
@@ -336,7 +337,7 @@ def _laid(call, groups):
             where, own = group_labels(group, (1,), shape, features)
             where = where.ravel()
         labels.append(where + len(names))
-        names += own if len(leaves) == 1 else [f"{o.names[leaf]} {name}" for name in own]
+        names += own if len(leaves) == 1 else [f"{point} {name}" for name in own]
     return tuple(names), None if groups is None else np.concatenate(labels)
 
 
