@@ -21,6 +21,8 @@ from aumann.core.rules import (
 from aumann.explanation import Explanation, load
 
 __all__ = [
+    "Blur",
+    "BlurIntegratedGradients",
     "CompletenessWarning",
     "Conductance",
     "ExpectedGradients",
@@ -32,6 +34,7 @@ __all__ = [
     "Interactions",
     "InternalInfluence",
     "MeanGradient",
+    "Polyline",
     "Rule",
     "Saliency",
     "Smooth",
@@ -56,6 +59,8 @@ __all__ = [
 ]
 
 _LATER = {  # name: the room where it stands
+    "Blur": "core.paths",
+    "BlurIntegratedGradients": "methods",
     "CompletenessWarning": "call",
     "Conductance": "layers",
     "ExpectedGradients": "expected",
@@ -66,6 +71,7 @@ _LATER = {  # name: the room where it stands
     "Interactions": "interactions",
     "InternalInfluence": "layers",
     "MeanGradient": "methods",
+    "Polyline": "core.paths",
     "Saliency": "methods",
     "Smooth": "smooth",
     "ToleranceWarning": "call",

@@ -1,6 +1,7 @@
 """One call of `explain`: resolve what was given, evaluate F at the ends, have a method sum, and account for it."""
 
 import copy
+import functools
 import hashlib
 import warnings
 from dataclasses import replace
@@ -12,7 +13,7 @@ from keras import ops, tree
 
 from aumann import backends
 from aumann import inputs as arrays
-from aumann.core import baselines, engine, refinement, targets
+from aumann.core import baselines, engine, paths, refinement, targets
 from aumann.core.rules import Rule, gauss_legendre, trapezoid
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation
@@ -35,6 +36,7 @@ class Call:
 
     Attributes:
         rows: n, of the inputs.
+        paths: one for each point of the model's input.
         starts: resolved baselines.
         change: F(x) − F(x′) (n, targets), and how well it is known.
         exactness: how the values came about, for the provenance: written by whichever sum was taken.
@@ -56,7 +58,9 @@ class Call:
         self.functions = targets.callables(target)
         self.columns = targets.resolve(target, oracle.outputs, oracle.several_outputs, rows)
         _refuse_integer_outputs(self.columns, oracle)
+        self.paths = self._paths()
         self.starts = self._starts(baseline)
+        self._refuse_loose_ends()
 
     def again(self, arrays, rows):
         """The same call for other values of some rows, whose targets and baselines stay what they are.
@@ -69,6 +73,7 @@ class Call:
             self.index, _ = self._predict()
             self.base_value = self._base_value(self.index)
         other = copy.copy(self)
+        other.__dict__.pop("_carried", None)  # of its own starts
         other.rows, other.arrays, other.starts, other.index = len(rows), arrays, self.starts.of(rows), None
         other.base_value = self.base_value[rows]
         index = self.index[rows] if len(self.index) > 1 else self.index
@@ -118,11 +123,10 @@ class Call:
         With `once`, by this rule and no other; else what is compiled serves rules of other lengths.
         """
         o = self.oracle
-        work = engine.Work(self.rows, self._load, self.starts, self.index, rule, o.results, o.dtype).of(rows)
+        work = engine.Work(self.rows, self._load, self._carried, self.index, rule, o.results, o.dtype).of(rows)
         dynamic = o.backend.dynamic(rule.cells)
         once = once or o.backend.dynamic(False)
-        method = self.method
-        step = o.compiled("step", self.functions, method.path, method.credit, len(self.columns), rule.cells, once)
+        step = o.compiled("step", self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once)
         self.tally.expect(work.rows * work.points)
         return engine.integrate(step, work, self.batch_size, dynamic, o.backend.host, self.tally)
 
@@ -146,6 +150,8 @@ class Call:
                 return refinement.refine(sums, rows, (change, noise), tolerance, most - spent, rounding)
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
+        if kinked is False and any(map(self._kinked, self.paths, range(len(self.paths)))):
+            kinked = True
         secants = refinement.secants(self.integrate)
         if kinked:
             done = refine(secants, rows)
@@ -359,6 +365,69 @@ class Call:
                 "gradient on the path is exactly zero (as rounding or a comparison give). Explain the score before it."
             )
 
+    # ---- paths -------------------------------------------------------------------------------------------------
+
+    def _paths(self):
+        o = self.oracle
+        given = paths.each(self.method.path, o.names, self._packing())
+        return tuple(given[i] for i in [*o.moving, *(r.leaves[0] for r in o.readings)])
+
+    @functools.cached_property
+    def _carried(self):
+        """Where the paths start, with what else they need to know of the rows."""
+        points = [
+            path.carry(start, shape, self.rows) if hasattr(path, "carry") else start
+            for path, start, shape in zip(self.paths, self.starts.points, self.oracle.shapes, strict=True)
+        ]
+        return baselines.Starts(points, self.starts.weights)
+
+    def _first(self, k):
+        """Start and end of the path of point k, of the first row, as a path is given them."""
+        start = ops.convert_to_tensor(np.ascontiguousarray(self._carried.points[k][:1, :1], self.oracle.dtype))
+        return start, self._load(np.zeros(1, int))[0][k][:, None]
+
+    def _times(self, k, nodes):
+        return ops.convert_to_tensor(np.reshape(nodes, (1, -1, *[1] * len(self.oracle.shapes[k]))), self.oracle.dtype)
+
+    def _kinked(self, path, k):
+        """Whether a path has corners, as far as its operations tell."""
+        if path is paths.straight:
+            return False
+        start, end = self._first(k)
+
+        def run(ts):
+            return paths.point(path(start, end, ts[0]))
+
+        return self.oracle.backend.kinked(run, [self._times(k, [0.0, 1.0])], ())
+
+    def _refuse_loose_ends(self):
+        """A path that does not lead from the baseline to the input explains another difference than F(x) − F(x′)."""
+        o = self.oracle
+        for k, path in enumerate(self.paths):
+            if path is paths.straight:
+                continue
+            start, end = self._first(k)
+            found = paths.point(path(start, end, self._times(k, [0.0, 1.0])))
+            shape = (1, 2, *o.shapes[k])
+            if not ops.is_tensor(found) or tuple(found.shape) != shape:
+                raise ValueError(
+                    f"Expected a path (start, end, t) -> points of shape {shape} for start {tuple(start.shape)}, end "
+                    f"{tuple(end.shape)} and t {tuple(self._times(k, [0.0, 1.0]).shape)}; received "
+                    f"{tuple(found.shape) if ops.is_tensor(found) else type(found).__name__}. Write it with keras.ops "
+                    "and let the arguments broadcast."
+                )
+            found, last = o.backend.host(found)[0], o.backend.host(end)[0]
+            first = np.broadcast_to(self.starts.points[k][0, :1], last.shape)
+            size = max(np.abs(first).max(initial=0), np.abs(last).max(initial=0), 1e-30)
+            for t, is_there, should in ((0, found[:1], first), (1, found[1:], last)):
+                off = np.abs(is_there - should).max(initial=0)
+                if not off <= 1e-4 * size:
+                    raise ValueError(
+                        f"Expected a path from the baseline to the input, received one that at t = {t} is {off:.2g} "
+                        f"away from the {'input' if t else 'baseline'} of row 0. Write it so that t = 0 gives start "
+                        "and t = 1 gives end, or give the baseline= that it starts from."
+                    )
+
     # ---- baselines ---------------------------------------------------------------------------------------------
 
     def _starts(self, baseline):
@@ -370,10 +439,14 @@ class Call:
             points.append(baselines.broadcast(value, is_set, self.arrays[i].shape[1:], rows, o.names[i]))
         for reading in o.readings:
             points.append(self._read_start(reading, given))
+        points = [self._own_start(k, start) for k, start in enumerate(points)]
         return baselines.together(points, weights, rows)
 
+    def _packing(self):
+        return "dict" if isinstance(self.structure, dict) else "leaf" if len(self.leaves) == 1 else "list"
+
     def _split(self, baseline):
-        kind = "dict" if isinstance(self.structure, dict) else "leaf" if len(self.leaves) == 1 else "list"
+        kind = self._packing()
         if hasattr(baseline, "columns") and hasattr(baseline, "to_numpy"):
             baseline = baseline.to_numpy()
         if isinstance(self.structure, (list, tuple)) and kind == "leaf" and isinstance(baseline, (list, tuple)):
@@ -385,6 +458,23 @@ class Call:
                 value, _ = arrays.to_array(value, f"the baseline of input {name!r}")
             clean.append((value, is_set))
         return clean, weights
+
+    def _own_start(self, k, start):
+        """The baseline given, or the one that the path starts from by itself."""
+        o, path = self.oracle, self.paths[k]
+        if not hasattr(path, "start"):
+            return start
+        name = o.names[[*o.moving, *(r.leaves[0] for r in o.readings)][k]]
+        if start.any():
+            raise ValueError(
+                f"Expected no baseline for input {name!r}, whose path {path!r} has its own; received one. Leave it out."
+            )
+        if k >= len(o.moving):
+            raise ValueError(
+                f"Expected path {path!r} at an input, received it for {name!r}, which is read by a layer. Give the "
+                "path to another input."
+            )
+        return path.start(self.arrays[o.moving[k]])[:, None]
 
     def _read_start(self, reading, given):
         """The baseline of what a layer reads as points of the layer: given there, or as inputs that it reads.
@@ -541,9 +631,11 @@ class Call:
             layers = {r.place.name: r.place.side for r in o.inner or o.readings}
         else:
             layers = {o.names[r.leaves[0]]: r.place.name for r in o.readings}
+        names = list(dict.fromkeys(map(paths.name, self.paths)))
         return {
             "method": type(self.method).__name__,
             **self.exactness,
+            **({"path": names if len(names) > 1 else names[0]} if names != ["straight"] else {}),
             **({} if self.complete else {"complete": False}),
             **({} if self.cuts else {"cuts": False}),
             "output": output if output is None else str(getattr(output, "name", output)),

@@ -372,7 +372,7 @@ def _position(item, names, call):
 
 def _place(index, oracle):
     """The position of a tuple index into a row, or of one that begins with the name or number of an input."""
-    leaves = [*oracle.moving, *(r.leaf for r in oracle.readings)]
+    leaves = [*oracle.moving, *(r.leaves[0] for r in oracle.readings)]
     point, place = (0, index) if len(leaves) == 1 else (None, index[1:])
     if len(leaves) > 1 and index:
         leaf = oracle.names.index(index[0]) if index[0] in oracle.names else index[0]

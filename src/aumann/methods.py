@@ -9,7 +9,7 @@ import numpy as np
 from aumann import inputs as arrays
 from aumann.call import LEAST_EVALUATIONS, Call, fingerprint
 from aumann.core import baselines, credits, targets
-from aumann.core.paths import straight
+from aumann.core.paths import Blur, straight
 from aumann.core.rules import Rule, right
 from aumann.intercept import Place
 from aumann.oracle import Oracle
@@ -141,6 +141,10 @@ class IntegratedGradients(Method):
         max_evaluations: gradients spent on a row and baseline at most; rows that would need more are named in one
             warning, and `Explanation.converged` tells them.
         rule: nodes and weights of the integral, as `aumann.gauss_legendre(50)`, in place of a tolerance.
+        path: how to get from the baseline to the input: straight on unless given. An `aumann.Polyline`, an
+            `aumann.Blur`, or a function (start, end, t) -> point, or -> (point, velocity), in operators or keras.ops;
+            start is (1|S, 1|M, *row), end (S, 1, *row), t (S, M, 1, …), point (S, M, *row). For several inputs a list
+            or dict like them gives each its own; one left out of a dict goes straight.
         batch_size: rows per model call, counted in path points; "auto" sizes it by the model's activations.
 
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
@@ -155,6 +159,7 @@ class IntegratedGradients(Method):
         tolerance=None,
         max_evaluations=None,
         rule=None,
+        path=straight,
         batch_size="auto",
     ):
         super().__init__(model, output=output, layer=layer, batch_size=batch_size)
@@ -166,12 +171,31 @@ class IntegratedGradients(Method):
                 + (f"tolerance={tolerance!r}" if tolerance is not None else f"max_evaluations={max_evaluations!r}")
                 + ". A rule fixes the cost and a tolerance the error: leave one of them out."
             )
-        self.rule = rule
+        self.rule, self.path = rule, _path(path)
         self.tolerance = None if rule is not None else check_tolerance(TOLERANCE if tolerance is None else tolerance)
         self.max_evaluations = _max_evaluations(MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
 
     def sum(self, call):
         return call.refined(self.tolerance, self.max_evaluations) if self.rule is None else call.fixed(self.rule)
+
+
+class BlurIntegratedGradients(IntegratedGradients):
+    """Integrated gradients along the path of `Blur`, from the most blurred input to the input itself.
+
+    For images (n, height, width, channels), signals (n, length, channels) or (n, length), and volumes. No baseline is
+    given: F(x′) is F of the most blurred input. Of several inputs every one is blurred; to blur one of them, give
+    `IntegratedGradients(model, path={"image": aumann.Blur(50)})`. Cost, arguments and tolerance as for
+    `IntegratedGradients`.
+
+    Args:
+        sigma: width of the Gaussian at the start of the path, in pixels or samples.
+        axes: which axes of a row are blurred, all but the channels unless given: see `Blur`.
+
+    Source: Xu, Venugopalan, Sundararajan (2020), Attribution in Scale and Space.
+    """
+
+    def __init__(self, model, *, sigma=50.0, axes=None, **options):
+        super().__init__(model, path=Blur(sigma, axes), **options)
 
 
 class MeanGradient(IntegratedGradients):
@@ -232,6 +256,17 @@ def _is_fixed(baseline, i, name):
     elif isinstance(baseline, (list, tuple)):
         each = baseline[i] if i < len(baseline) else None
     return isinstance(each, str) and each == baselines.FIXED
+
+
+def _path(path):
+    """A path, or a list or dict of them."""
+    for each in path.values() if isinstance(path, dict) else path if isinstance(path, (list, tuple)) else [path]:
+        if not callable(each) or inspect.isclass(each):
+            raise TypeError(
+                f"Expected a path, a function (start, end, t) -> point, received {each!r:.80}. For points to pass on "
+                "the way give aumann.Polyline(points)."
+            )
+    return path
 
 
 def check_tolerance(tolerance):

@@ -18,6 +18,7 @@ from aumann import backends
 from aumann.core import engine
 from aumann.core.baselines import FIXED
 from aumann.core.credits import slope
+from aumann.core.paths import chorded, moving
 from aumann.core.secant import following
 from aumann.core.targets import Output
 from aumann.intercept import Place, intercepted, visited
@@ -310,17 +311,17 @@ class Oracle:
 
     # ---- what is compiled --------------------------------------------------------------------------------------
 
-    def compiled(self, what, functions, path=None, credit=None, targets=1, cells=False, once=True):
-        """ "flat", "read" or "step" (for a number of targets, over nodes or cells), compiled once.
+    def compiled(self, what, functions, paths=None, credit=None, targets=1, cells=False, once=True):
+        """ "flat", "read", "gradients" or "step" (for a number of targets, over nodes or cells), compiled once.
 
         With `once`, for the steps of one rule; else gradients are compiled apart, for the number of points alone.
         """
-        key = what, tuple(functions), path, credit, targets, cells, once
+        key = what, tuple(functions), paths, credit, targets, cells, once
         if key not in self._compiled:
-            self._compiled[key] = self._compile(what, functions, path, credit, cells, once)
+            self._compiled[key] = self._compile(what, functions, paths, credit, cells, once)
         return self._compiled[key]
 
-    def _compile(self, what, functions, path, credit, cells, once):
+    def _compile(self, what, functions, paths, credit, cells, once):
         def flat(points, side):
             return self.flat(points, side, functions)
 
@@ -339,11 +340,14 @@ class Oracle:
         def compile(fn, variables=()):
             return fn if hasattr(self.model, "pull") else self.backend.compile(fn, variables)
 
-        if what == "step" and not once:
-            return engine.make_step(compile(gradients, self.variables), path, credit, compile, bool(self.inner))
-        plain = {"flat": flat, "read": self._read, "look": self.look, "held": held}
-        fn = plain.get(what) or engine.make_step(gradients, path, credit, inner=bool(self.inner))
-        return compile(fn, self.variables)
+        if what == "step":
+            paths = [chorded(p) if cells else moving(p, self.backend.push) for p in paths]
+            inner = bool(self.inner)
+            if not once:
+                return engine.make_step(compile(gradients, self.variables), paths, credit, compile, inner)
+            return compile(engine.make_step(gradients, paths, credit, inner=inner), self.variables)
+        plain = {"flat": flat, "read": self._read, "look": self.look, "held": held, "gradients": gradients}
+        return compile(plain[what], self.variables)
 
     def _read(self, leaves):
         """What passes the places that move, in order."""

@@ -68,13 +68,13 @@ def groups(rows, size, dynamic):
         yield np.minimum(np.arange(first, first + width), rows - 1), count
 
 
-def make_step(gradients, path, credit=share, compile=lambda fn: fn, inner=False):
+def make_step(gradients, paths, credit=share, compile=lambda fn: fn, inner=False):
     """One batch: interpolate, forward, gradient, credit, sum.
 
     Args:
         gradients: (points, side, index) -> F (rows, targets), and for each point a list over targets of ∂F/∂point or
             None where F does not depend on it; points are (rows, *row), index (rows, targets).
-        path: (start, end, t) -> (point, velocity).
+        paths: for each point (start, end, t) -> (point, velocity).
         credit: what a gradient is worth to the features; see `core/credits.py`.
         compile: of what comes before and after the gradients, where these are compiled by themselves: they see S·M
             points, whatever S and M are.
@@ -83,35 +83,32 @@ def make_step(gradients, path, credit=share, compile=lambda fn: fn, inner=False)
 
     Returns:
         step(sums, ends, starts, tw, side, index) -> sums, with for each point sums (S, targets, *row), ends (S, *row),
-        starts (1 or S, 1 or M, *row); tw is [t, w], each (S·M,); side and index are (S, …).
+        starts (1 or S, 1 or M, *row) or what the path carries; tw is [t, w], each (S·M,); side and index are (S, …).
     """
 
-    def along(start, end, t):
+    def along(path, start, end, t):
         fit = (-1, ops.shape(t)[0] // ops.shape(end)[0]) + (1,) * (len(end.shape) - 1)
         return path(start, ops.expand_dims(end, 1), ops.reshape(t, fit))
 
     def lay(ends, starts, tw, side, index):
         width = ops.shape(tw[0])[0] // ops.shape(ends[0])[0]
-        points = [along(start, end, tw[0])[0] for start, end in zip(starts, ends, strict=True)]
-        points = [ops.reshape(p, (-1, *end.shape[1:])) for p, end in zip(points, ends, strict=True)]
-        return points, [ops.repeat(s, width, axis=0) for s in side], [ops.repeat(index[0], width, axis=0)]
-
-    def head(ends, starts, tw):
-        def flat(start, end):
-            point, velocity = along(start, end, tw[0])
-            return ops.reshape(velocity + ops.zeros_like(point), (-1, *end.shape[1:]))
-
-        return [flat(start, end) for start, end in zip(starts, ends, strict=True)]
+        laid = [along(p, start, end, tw[0]) for p, start, end in zip(paths, starts, ends, strict=True)]
+        points = [ops.reshape(p, (-1, *end.shape[1:])) for (p, _), end in zip(laid, ends, strict=True)]
+        velocities = [velocity for _, velocity in laid]
+        if inner:
+            velocities = [
+                ops.reshape(v + ops.zeros_like(p), (-1, *end.shape[1:])) for (p, v), end in zip(laid, ends, strict=True)
+            ]
+        side, index = [ops.repeat(s, width, axis=0) for s in side], [ops.repeat(index[0], width, axis=0)]
+        return points, velocities, side, index
 
     def split(a, like):
         return ops.reshape(a, (ops.shape(like)[0], -1, *like.shape[2:]))
 
-    def weigh(sums, values, slices, moves, ends, starts, tw):
+    def weigh(sums, values, slices, velocities, ends, starts, tw):
         rows = ops.shape(ends[0])[0]
         if inner:
-            velocities = [None] * len(sums) if moves is None else list(map(split, moves, sums))
-        else:
-            velocities = [along(start, end, tw[0])[1] for start, end in zip(starts, ends, strict=True)]
+            velocities = [None] * len(sums) if velocities is None else list(map(split, velocities, sums))
         shares = []
         for k, slopes in enumerate(zip(*slices, strict=True)):
             slopes = [None if g is None else split(g, like) for g, like in zip(slopes, sums, strict=True)]
@@ -122,14 +119,14 @@ def make_step(gradients, path, credit=share, compile=lambda fn: fn, inner=False)
             for s, columns in zip(sums, zip(*shares, strict=True), strict=True)
         ]
 
-    lay, head, weigh = compile(lay), compile(head), compile(weigh)
+    lay, weigh = compile(lay), compile(weigh)
 
     def step(sums, ends, starts, tw, side, index):
-        points, side, index = lay(ends, starts, tw, side, index)
+        points, velocities, side, index = lay(ends, starts, tw, side, index)
         if inner:
-            found = gradients(points, head(ends, starts, tw), tw[0], side, index[0])
+            found = gradients(points, velocities, tw[0], side, index[0])
         else:
-            found = *gradients(points, side, index[0]), None
+            found = *gradients(points, side, index[0]), velocities
         return weigh(sums, *found, ends, starts, tw)
 
     return step
