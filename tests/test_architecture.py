@@ -60,6 +60,7 @@ ARROWS = {
     "core.spread": set(),
     "expected": {"core", "methods"},
     "smooth": {"call", "core", "explanation", "inputs", "methods", "progress"},
+    "guided": {"core", "methods"},
 }
 
 

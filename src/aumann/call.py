@@ -123,7 +123,7 @@ class Call:
         With `once`, by this rule and no other; else what is compiled serves rules of other lengths.
         """
         o = self.oracle
-        work = engine.Work(self.rows, self._load, self._carried, self.index, rule, o.results, o.dtype).of(rows)
+        work = engine.Work(self.rows, self.load, self._carried, self.index, rule, o.results, o.dtype).of(rows)
         dynamic = o.backend.dynamic(rule.cells)
         once = once or o.backend.dynamic(False)
         step = o.compiled("step", self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once)
@@ -268,7 +268,7 @@ class Call:
 
     # ---- the ends ----------------------------------------------------------------------------------------------
 
-    def _load(self, rows):
+    def load(self, rows):
         return self.oracle.load([a[rows] for a in self.arrays])
 
     def _predict(self):
@@ -280,7 +280,7 @@ class Call:
             if column.positions is not None:
                 index[:, j] = column.positions
         prediction = np.empty((n, k))
-        for rows, flat in self._outputs(n, self._load):
+        for rows, flat in self._outputs(n, self.load):
             for j, column in enumerate(self.columns):
                 if column.positions is None:
                     index[rows, j] = flat[:, : self.oracle.outputs[0].size].argmax(1)
@@ -300,7 +300,7 @@ class Call:
         if self.starts.shared and not held:
             unique, inverse = np.unique(index, return_inverse=True)
             values = np.empty((m, len(unique)))
-            for rows, flat in self._outputs(m, lambda j: (self._start_points(np.zeros_like(j), j), [])):
+            for rows, flat in self._outputs(m, lambda j: (self.start_points(np.zeros_like(j), j), [])):
                 values[rows] = flat[:, unique]
             mean = np.broadcast_to(self.starts.weights @ values, (n, len(unique)))
             own = np.broadcast_to(inverse.reshape(index.shape), (n, index.shape[1]))
@@ -309,19 +309,19 @@ class Call:
 
         def load(pairs):
             i, j = pairs // m, pairs % m
-            _, side = self._load(i)
+            _, side = self.load(i)
             for leaf, start in below.items():
                 row = start[i if len(start) > 1 else 0 * i, j if start.shape[1] > 1 else 0 * j]
                 row = np.broadcast_to(row, (len(i), *self.arrays[leaf].shape[1:])).astype(self.arrays[leaf].dtype)
                 side[held.index(leaf)] = self.oracle.load_one(leaf, row)
-            return self._start_points(i, j), side
+            return self.start_points(i, j), side
 
         for pairs, flat in self._outputs(n * m, load):
             own = index if len(index) == 1 else index[pairs // m]
             values[pairs] = np.take_along_axis(flat, own, 1)
         return np.einsum("nmk,nm->nk", values.reshape(n, m, -1), np.broadcast_to(self.starts.weights, (n, m)))
 
-    def _start_points(self, i, j):
+    def start_points(self, i, j):
         """Baselines j of rows i as full rows on the device."""
         points = []
         for start, shape in zip(self.starts.points, self.oracle.shapes, strict=True):
@@ -346,8 +346,8 @@ class Call:
                 continue
 
             def load(rows, k=k):
-                ends, side = self._load(rows)
-                ends[k] = self._start_points(rows, np.zeros_like(rows))[k]
+                ends, side = self.load(rows)
+                ends[k] = self.start_points(rows, np.zeros_like(rows))[k]
                 return ends, side
 
             for rows, flat in self._outputs(self.rows, load):
@@ -384,7 +384,7 @@ class Call:
     def _first(self, k):
         """Start and end of the path of point k, of the first row, as a path is given them."""
         start = ops.convert_to_tensor(np.ascontiguousarray(self._carried.points[k][:1, :1], self.oracle.dtype))
-        return start, self._load(np.zeros(1, int))[0][k][:, None]
+        return start, self.load(np.zeros(1, int))[0][k][:, None]
 
     def _times(self, k, nodes):
         return ops.convert_to_tensor(np.reshape(nodes, (1, -1, *[1] * len(self.oracle.shapes[k]))), self.oracle.dtype)
@@ -571,7 +571,7 @@ class Call:
         o = self.oracle
         found = [np.empty((self.rows, *r.shape), o.dtype) for r in o.inner or o.readings]
         for rows, real in engine.groups(self.rows, min(self.batch_size, self.rows), o.backend.dynamic(False)):
-            ends, side = self._load(rows)
+            ends, side = self.load(rows)
             seen = o.compiled("look", ())(ends, side) if what == "look" else ends[len(o.moving) :]
             for own, y in zip(found, seen, strict=True):
                 own[rows[:real]] = o.backend.host(y)[:real]

@@ -1,0 +1,134 @@
+"""Guided integrated gradients: the path of every row is found on the way, where slopes are small.
+
+The paths of many rows are walked side by side: a step takes one gradient of each, in one batch, and what it decides is
+decided for all rows at once.
+"""
+
+import numpy as np
+from keras import ops
+
+from aumann.core import engine
+from aumann.core.refinement import Refined
+from aumann.methods import Method
+
+CLOSE = 1e-9  # of the whole distance: what is left to go may be rounding
+
+
+class GuidedIntegratedGradients(Method):
+    """Integrated gradients along a path that moves first what F is least sensitive to.
+
+    In every step the features with the smallest |∂F| move, a `fraction` of all, until the L1 distance to the input has
+    shrunk by 1/steps; no feature gets further than `distance` ahead of the straight line or behind it. Noise in the
+    gradients, as from saturated regions far off the data, thus meets small steps. All that moves counts as one: the
+    features of several inputs are compared and measured together, in the units of the inputs. Of a set of baselines,
+    the weighted mean; of several targets, each has its own path.
+
+    Each piece of the path is weighed by the mean of the slopes at its ends (of second order, where the source takes
+    that at the beginning), so values are complete up to an error that `residual` tells; `error` is not estimated.
+    Cost: steps + 1 gradients a row, baseline and target, each step after the one before it. Memory in proportion to
+    `batch_size`, the number of rows that walk side by side.
+
+    Args:
+        model, output, layer, batch_size: as for `IntegratedGradients`.
+        steps: pieces of equal length, in the L1 distance, that the path is made of.
+        fraction: share of the features, the least sensitive ones, that are moved at a time, in [0, 1]; with 1, and
+            with distance 0, the path is straight.
+        distance: how far a feature may be from its place on the straight line, as a share of its whole way, in [0, 1].
+
+    Raises:
+        ValueError: steps, fraction or distance out of range.
+
+    Source: Kapishnikov et al. (2021), Guided Integrated Gradients: an Adaptive Path Method for Removing Noise.
+    """
+
+    def __init__(self, model, *, output=None, layer=None, steps=200, fraction=0.25, distance=0.02, batch_size="auto"):
+        super().__init__(model, output=output, layer=layer, batch_size=batch_size)
+        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
+            raise ValueError(f"Expected a whole number of steps ≥ 1, received {steps!r}. Give for example 200.")
+        for name, share in (("fraction", fraction), ("distance", distance)):
+            if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 <= share <= 1:
+                raise ValueError(f"Expected {name} within [0, 1], received {share!r}. Give a share, as 0.1.")
+        self.steps, self.fraction, self.distance = int(steps), float(fraction), float(distance)
+
+    def sum(self, call):
+        o, m, k = call.oracle, call.starts.count, call.index.shape[1]
+        slopes = o.compiled("gradients", call.functions)
+        values = [np.zeros((call.rows, k, *shape)) for shape in o.shapes]
+        walks = call.rows * m * k
+        call.tally.expect(walks * (self.steps + 1))
+        for walk, real in engine.groups(walks, min(call.batch_size, walks), o.backend.dynamic(False)):
+            rows, j, target = walk // (m * k), walk // k % m, walk % k
+            ends, side = call.load(rows)
+            index = ops.convert_to_tensor(call.index[rows % len(call.index), target][:, None].astype("int32"))
+
+            def gradient(points, side=side, index=index, real=real):
+                points = [ops.convert_to_tensor(p) for p in self._cut(points, o.shapes, o.dtype)]
+                _, columns = slopes(points, side, index)
+                call.tally(real)
+                return self._join([p * 0 if c[0] is None else c[0] for p, c in zip(points, columns, strict=True)], o)
+
+            start, end = self._join(call.start_points(rows, j), o), self._join(ends, o)
+            shares = walked(gradient, start, end, self.steps, self.fraction, self.distance)
+            weights = call.starts.weights[rows % len(call.starts.weights), j]
+            for value, share in zip(values, self._cut(shares * weights[:, None], o.shapes, "float64"), strict=True):
+                np.add.at(value, (rows[:real], target[:real]), share[:real])
+        call.places = np.linspace(0, 1, 65)
+        call.exactness = {"steps": self.steps, "fraction": self.fraction, "distance": self.distance}
+        spent = np.full(call.rows, m * k * (self.steps + 1))
+        return Refined([v.astype(o.dtype) for v in values], None, None, spent)
+
+    @staticmethod
+    def _join(points, oracle):
+        """The features of all points side by side, on the host: (rows, features)."""
+        return np.concatenate([np.asarray(oracle.backend.host(p), np.float64).reshape(len(p), -1) for p in points], 1)
+
+    @staticmethod
+    def _cut(features, shapes, dtype):
+        """And back."""
+        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+        return [
+            np.ascontiguousarray(part.reshape(len(part), *shape), dtype)
+            for part, shape in zip(np.split(features, ends, axis=1), shapes, strict=True)
+        ]
+
+
+def walked(gradient, start, end, steps, fraction, distance):
+    """Attributions along the guided paths of rows: (rows, features).
+
+    Args:
+        gradient: (rows, features) -> the slopes there.
+        start, end: (rows, features).
+    """
+    way = end - start
+    whole = np.abs(way).sum(1)
+    here, values, slopes = start.copy(), np.zeros_like(start), gradient(start)
+    for step in range(1, steps + 1):
+        before = here
+        here = _advanced(here, np.abs(slopes), end, way, whole, step / steps, fraction, distance)
+        following = gradient(here)
+        values += (here - before) * (slopes + following) / 2
+        slopes = following
+    return values
+
+
+def _advanced(here, steep, end, way, whole, time, fraction, distance):
+    """Points that are nearer to the end, by the least steep features: 1 − time of the whole distance is left."""
+    ahead, behind = min(time + distance, 1), max(time - distance, 0)
+    front = end - (1 - ahead) * way  # exactly the end where `ahead` is 1
+    back = end - (1 - behind) * way
+    here = np.where((here - back) * way < 0, back, here)  # nobody lags
+    order = int(fraction * (here.shape[1] - 1))
+    todo = np.arange(len(here))
+    while len(todo):
+        x, goal = here[todo], front[todo]
+        gap = np.abs(end[todo] - x).sum(1) - (1 - time) * whole[todo]
+        free = x != goal
+        rank = np.where(free, steep[todo], np.inf)
+        threshold = np.partition(rank, order, axis=1)[:, order, None]
+        chosen = free & (rank <= threshold)
+        reach = np.abs(np.where(chosen, goal - x, 0)).sum(1)
+        going = (gap > CLOSE * whole[todo]) & (reach > 0)
+        part = np.divide(gap, reach, out=np.zeros_like(gap), where=going)[:, None]
+        here[todo] = np.where(chosen & going[:, None], np.where(part >= 1, goal, x + part * (goal - x)), x)
+        todo = todo[going & (part[:, 0] > 1)]
+    return here
