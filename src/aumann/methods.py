@@ -198,6 +198,40 @@ class BlurIntegratedGradients(IntegratedGradients):
         super().__init__(model, path=Blur(sigma, axes), **options)
 
 
+class ImportantDirectionGradients(IntegratedGradients):
+    """Important direction gradient integration (IDGI): φᵢ = ∫₀¹ (∂ᵢF)² / ‖∇F‖² dF, the gain of F shared by squared slopes.
+
+    Where the path runs across the gradient nothing is gained, and no feature gets anything for it: noise that
+    integrated gradients leave to cancel does not arise. All features of all inputs count together in ‖∇F‖, so their
+    units must be comparable. Complete like `IntegratedGradients`; nothing is shared out where ∇F = 0. A feature may
+    have a value though it does not differ from its baseline. Of a set of baselines, the weighted mean. Cost,
+    arguments and tolerance as for `IntegratedGradients`.
+
+    The source sums (∂ᵢF)² / ‖∇F‖² · (F(tₖ₊₁) − F(tₖ)) over the points of a given attribution; this is the integral that
+    such sums tend to, dF being γ' · ∂F, or over cells the secant's.
+
+    Source: Yang, Wang, Bilgic (2023), IDGI: A Framework to Eliminate Explanation Noise from Integrated Gradients.
+    """
+
+    credit = staticmethod(credits.important)
+
+
+class IntegratedDecisionGradients(IntegratedGradients):
+    """φᵢ = ∫₀¹ (dF/dt) γᵢ' ∂ᵢF dt: integrated gradients that weigh each point by how fast F changes there.
+
+    What happens where F is saturated counts little, what happens where the decision falls counts much. In units of F
+    squared and not complete: Σφ = ∫ (dF/dt)² dt, and `residual` is the difference to F(x) − F(x′). Of a set of
+    baselines, the weighted mean. Cost, arguments and tolerance as for `IntegratedGradients`, whose refinement puts
+    points where they are needed, in place of the source's adaptive sampling.
+
+    Source: Walker, Jha, Chen, Ewetz (2024), Integrated Decision Gradients: Compute Your Attributions Where the Model
+    Makes Its Decision.
+    """
+
+    credit = staticmethod(credits.decisive)
+    complete = False
+
+
 class MeanGradient(IntegratedGradients):
     """The mean gradient on the path, ∫₀¹ ∇F(x′ + t (x − x′)) dt, in units of F per unit of the feature.
 
@@ -221,6 +255,14 @@ class HypotheticalContributions(IntegratedGradients):
 
     credit = staticmethod(credits.hypothetical)
     complete = False
+
+    def __init__(self, model, **options):
+        super().__init__(model, **options)
+        if self.path is not straight:
+            raise ValueError(
+                f"Expected the straight path, on which a letter stands for its difference to the baseline; received "
+                f"path={self.path!r}. Leave path= out, or take MeanGradient."
+            )
 
 
 class InputXGradient(Method):

@@ -4,6 +4,7 @@ A credit is a function of a `Moment` that gives for each point of the model's in
 depend on it. The credit of Aumann and Shapley is `share`; with any other the values need not add up to F(x) − F(x′).
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,7 +54,43 @@ def hypothetical(moment):
     ]
 
 
+def important(moment):
+    """Σ w (γ' · ∂F) (∂F)² / ‖∂F‖²: what F gains on the way, shared out by the squares of the slopes.
+
+    Squares of slopes are taken relative to the largest, for those of a saturated F are smaller than any float.
+    """
+    gain, slopes = climb(moment), [g for g in moment.slopes if g is not None]
+    most = functools.reduce(ops.maximum, (_over(ops.max, ops.abs(g)) for g in slopes))
+    most = ops.where(most > 0, most, ops.ones_like(most))
+    squares = sum(_over(ops.sum, (g / _fit(most, g)) ** 2) for g in slopes)
+    each = gain / ops.where(squares > 0, squares, ops.ones_like(squares))
+    return [None if g is None else total(moment, _fit(each, g) * (g / _fit(most, g)) ** 2) for g in moment.slopes]
+
+
+def decisive(moment):
+    """Σ w (γ' · ∂F) γ' ∘ ∂F: shares in proportion to how fast F changes where they are earned."""
+    gain = climb(moment)
+    return [
+        None if g is None else total(moment, _fit(gain, g) * v * g)
+        for g, v in zip(moment.slopes, moment.velocities, strict=True)
+    ]
+
+
+def climb(moment):
+    """dF/dt = γ' · ∂F, all features of all points taken together: (S, M)."""
+    pairs = zip(moment.slopes, moment.velocities, strict=True)
+    return sum(_over(ops.sum, v * g) for g, v in pairs if g is not None)
+
+
+def _over(reduce, a):
+    """Over the features of a point: (S, M)."""
+    return reduce(a, axis=tuple(range(2, len(a.shape)))) if len(a.shape) > 2 else a
+
+
+def _fit(a, like):
+    return ops.reshape(a, (*ops.shape(a), *(1,) * (len(like.shape) - 2)))
+
+
 def total(moment, a):
     """Σ w a over the points of a row: (S, *row)."""
-    w = ops.reshape(moment.weights, (*ops.shape(moment.weights), *(1,) * (len(a.shape) - 2)))
-    return ops.sum(w * a, axis=1)
+    return ops.sum(_fit(moment.weights, a) * a, axis=1)
