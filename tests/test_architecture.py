@@ -51,7 +51,7 @@ ARROWS = {
     "cli": {"__init__", "core", "demo", "explanation", "files", "inputs"},
     "baselines": {"core", "inputs"},
     "__init__": set(
-        "baselines bases call core expected explanation interactions layers "
+        "baselines bases call core expected explanation interactions "
         "methods metrics places priors regions sequences smooth".split()
     ),
     "__main__": {"cli"},
@@ -61,6 +61,7 @@ ARROWS = {
     "expected": {"core", "methods"},
     "smooth": {"call", "core", "explanation", "inputs", "methods", "progress"},
     "guided": {"core", "methods"},
+    "sequential": {"core", "methods"},
 }
 
 

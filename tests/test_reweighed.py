@@ -90,6 +90,7 @@ def test_inputs_count_together(rng, kind):
     close(one.values[1, 1], np.average(alone, axis=0, weights=[1, 3]))
 
 
-def test_hypothetical_contributions_go_straight(classifier):
-    with pytest.raises(ValueError, match="Expected the straight path"):
-        aumann.HypotheticalContributions(classifier, path=aumann.Blur(2.0))
+@pytest.mark.parametrize("kind", [aumann.HypotheticalContributions, aumann.SequentialIntegratedGradients])
+def test_some_go_straight(classifier, kind):
+    with pytest.raises(ValueError, match="to go straight"):
+        kind(classifier, path=aumann.Blur(2.0))

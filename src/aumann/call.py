@@ -266,6 +266,15 @@ class Call:
                 return f"at t = {t:.3g}"
         return "somewhere"
 
+    def part(self, rows, starts):
+        """The same call for some rows, from other baselines."""
+        part = copy.copy(self)
+        vars(part).pop("_carried", None)
+        part.rows, part.arrays, part.starts = len(rows), [a[rows] for a in self.arrays], starts
+        part.index = self.index if len(self.index) == 1 else self.index[rows]
+        part.change = tuple(c[rows] for c in self.change)
+        return part
+
     # ---- the ends ----------------------------------------------------------------------------------------------
 
     def load(self, rows):

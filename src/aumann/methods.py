@@ -150,6 +150,8 @@ class IntegratedGradients(Method):
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
     """
 
+    bends = True  # whether it is defined on other paths than the straight one
+
     def __init__(
         self,
         model,
@@ -170,6 +172,11 @@ class IntegratedGradients(Method):
                 f"Expected a rule or a tolerance, received rule={rule.name} with "
                 + (f"tolerance={tolerance!r}" if tolerance is not None else f"max_evaluations={max_evaluations!r}")
                 + ". A rule fixes the cost and a tolerance the error: leave one of them out."
+            )
+        if path is not straight and not self.bends:
+            raise ValueError(
+                f"Expected {type(self).__name__} to go straight, as it is defined; received path={path!r}. Leave path= "
+                "out, or take IntegratedGradients or MeanGradient."
             )
         self.rule, self.path = rule, _path(path)
         self.tolerance = None if rule is not None else check_tolerance(TOLERANCE if tolerance is None else tolerance)
@@ -199,7 +206,7 @@ class BlurIntegratedGradients(IntegratedGradients):
 
 
 class ImportantDirectionGradients(IntegratedGradients):
-    """Important direction gradient integration (IDGI): φᵢ = ∫₀¹ (∂ᵢF)² / ‖∇F‖² dF, the gain of F shared by squared slopes.
+    """Important direction gradient integration (IDGI): φᵢ = ∫₀¹ (∂ᵢF)² / ‖∇F‖² dF, gains shared by squared slopes.
 
     Where the path runs across the gradient nothing is gained, and no feature gets anything for it: noise that
     integrated gradients leave to cancel does not arise. All features of all inputs count together in ‖∇F‖, so their
@@ -255,14 +262,7 @@ class HypotheticalContributions(IntegratedGradients):
 
     credit = staticmethod(credits.hypothetical)
     complete = False
-
-    def __init__(self, model, **options):
-        super().__init__(model, **options)
-        if self.path is not straight:
-            raise ValueError(
-                f"Expected the straight path, on which a letter stands for its difference to the baseline; received "
-                f"path={self.path!r}. Leave path= out, or take MeanGradient."
-            )
+    bends = False
 
 
 class InputXGradient(Method):
