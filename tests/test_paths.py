@@ -155,7 +155,7 @@ def test_blur_as_published():
     assert e.provenance["path"] == "Blur(sigma=10, axes=None)"
 
 
-@pytest.mark.parametrize("shape, axes", [((9,), None), ((9, 2), None), ((3, 8, 6), (1, 2)), ((4, 5, 6, 2), None)])
+@pytest.mark.parametrize("shape, axes", [((9,), None), ((9, 2), None), ((3, 8, 6), (1, 2)), ((3, 4, 3, 1), None)])
 def test_blur_of_any_rank(rng, shape, axes):
     """Signals, channels first, volumes: the values of Σ sin x tell where the path begins, pixel by pixel."""
     x = rng.normal(size=(3, *shape)).astype("float32")
