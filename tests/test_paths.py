@@ -112,6 +112,8 @@ def test_a_polyline_is_the_sum_of_its_pieces(rng):
     assert np.abs(e.values - expected).max() < 1e-4 * np.abs(expected).sum(1).max()
     alone = aumann.IntegratedGradients(model, path=aumann.Polyline(w[1:2]), tolerance=1e-4)
     close(alone.explain(x[1:2], target=2, baseline=base).values, e.values[1:2])
+    small = aumann.IntegratedGradients(model, path=aumann.Polyline(w), tolerance=1e-4, batch_size=3)
+    close(small.explain(x, target=2, baseline=base).values, e.values)
 
 
 def test_each_input_has_its_own_path(rng):
