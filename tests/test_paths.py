@@ -108,11 +108,11 @@ def test_a_polyline_is_the_sum_of_its_pieces(rng):
     piece = aumann.IntegratedGradients(model, rule=aumann.gauss_legendre(30))
     corners = [np.broadcast_to(base, x.shape), w[:, 0], w[:, 1], x]
     expected = sum(piece.explain(b, target=2, baseline=a).values for a, b in itertools.pairwise(corners))
-    e = aumann.IntegratedGradients(model, path=aumann.Polyline(w), tolerance=1e-4).explain(x, target=2, baseline=base)
-    assert np.abs(e.values - expected).max() < 1e-4 * np.abs(expected).sum(1).max()
-    alone = aumann.IntegratedGradients(model, path=aumann.Polyline(w[1:2]), tolerance=1e-4)
+    e = aumann.IntegratedGradients(model, path=aumann.Polyline(w), tolerance=1e-3).explain(x, target=2, baseline=base)
+    assert np.abs(e.values - expected).max() < 1e-3 * np.abs(expected).sum(1).max()
+    alone = aumann.IntegratedGradients(model, path=aumann.Polyline(w[1:2]), tolerance=1e-3)
     close(alone.explain(x[1:2], target=2, baseline=base).values, e.values[1:2])
-    small = aumann.IntegratedGradients(model, path=aumann.Polyline(w), tolerance=1e-4, batch_size=3)
+    small = aumann.IntegratedGradients(model, path=aumann.Polyline(w), tolerance=1e-3, batch_size=7)
     close(small.explain(x, target=2, baseline=base).values, e.values)
 
 
