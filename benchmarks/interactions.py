@@ -1,22 +1,21 @@
 """Integrated Hessians of a 32-feature MLP, all pairs: aumann against the loop of path_explain.
 
-    KERAS_BACKEND=tensorflow python -m benchmarks.interactions [--rows 1000] [--peer-rows 20]
+    KERAS_BACKEND=tensorflow python -m benchmarks.interactions [--quick] [--out folder]
 
 path_explain (the authors' package, unmaintained, written for tf.keras of TensorFlow 2.0) is not installed: what it does
 for `interactions(use_expectation=False, num_samples=100)` is written out below, one row at a time, a 10 × 10 grid of
 (α, β) with both ends and equal weights in batches of 50, `batch_jacobian` of the gradients in eager mode; and once more
-with that compiled, which the package does not do. Its time is that of --peer-rows rows, scaled to --rows. The truth is
+with that compiled, which the package does not do. Its time is that of a few rows, scaled to all. The truth is
 aumann's own sum over 40 nodes, which the tests hold against double integrals by brute force. On JAX and torch, where
 the package has no Keras at all, only aumann is timed.
 """
-
-import argparse
-import time
 
 import keras
 import numpy as np
 
 import aumann
+from benchmarks import record
+from benchmarks.contest import quartiles, race, spread
 
 COMPILED = {}
 
@@ -57,41 +56,45 @@ def grid_of_pairs(model, x, baseline, compiled, side=10, batch_size=50):
 
 
 def error(values, truth):
-    return np.median(np.abs(values - truth).sum((1, 2)) / np.abs(truth).sum((1, 2)))
+    return float(np.median(np.abs(values - truth).sum((1, 2)) / np.abs(truth).sum((1, 2))))
 
 
-def timed(call, rounds):
-    call()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        found = call()
-        times.append(time.perf_counter() - start)
-    return found, np.median(times)
+def contest(quick):
+    """One row of figures for each setting: seconds, error, and what the grid takes in parts of that."""
+    rows, few, rounds = (20, 2, 1) if quick else (1000, 4, 3)
+    model, x = network(), np.random.default_rng(0).normal(size=(rows, 32)).astype("float32")
+    truth = aumann.IntegratedHessians(model, rule=aumann.log_gauss(40)).explain(x[:few]).values
+    settings = {"12 nodes": {"rule": aumann.log_gauss(12)}, "tolerance 0.01": {}}
+    explainers = {name: aumann.IntegratedHessians(model, **how) for name, how in settings.items()}
+    contestants = {name: (lambda e=e: e.explain(x)) for name, e in explainers.items()}
+    grids = {"grid": False, "grid, compiled": True} if keras.config.backend() == "tensorflow" else {}
+    baseline = np.zeros((1, 32), "float32")
+    contestants |= {name: (lambda c=c: grid_of_pairs(model, x[:few], baseline, c)) for name, c in grids.items()}
+    seconds = race(contestants, rounds)
+    found = []
+    for name in settings:
+        own = seconds[name]
+        found.append({
+            "backend": keras.config.backend(), "case": name, "rows": rows, "rounds": rounds,
+            "seconds": float(np.median(own)), "error": error(contestants[name]().values[:few], truth),
+            "ratios": {grid: quartiles(seconds[grid] * rows / few, own) for grid in grids},
+            "grid error": error(contestants["grid"](), truth) if grids else None,
+        })  # fmt: skip
+    return found
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=1000)
-    parser.add_argument("--peer-rows", type=int, default=20)
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    model, x = network(), np.random.default_rng(0).normal(size=(given.rows, 32)).astype("float32")
-    few = x[: given.peer_rows]
-    truth = aumann.IntegratedHessians(model, rule=aumann.log_gauss(40)).explain(few).values
-    taken = {}
-    for name, how in (("12 nodes", {"rule": aumann.log_gauss(12)}), ("tolerance 0.01", {})):
-        explainer = aumann.IntegratedHessians(model, **how)
-        found, taken[name] = timed(lambda explainer=explainer: explainer.explain(x), given.rounds)
-        off = error(found.values[: given.peer_rows], truth)
-        print(f"aumann, {name}: {taken[name]:.2f} s, median relative L1 error {off:.1e}", flush=True)
-    if keras.config.backend() == "tensorflow":
-        baseline = np.zeros((1, 32), "float32")
-        for way, compiled in (("as it is", False), ("compiled, which it is not", True)):
-            found, seconds = timed(lambda c=compiled: grid_of_pairs(model, few, baseline, c), given.rounds)
-            whole = seconds * given.rows / given.peer_rows
-            print(f"path_explain's grid, {way}: {whole:.1f} s, error {error(found, truth):.1e}")
-            print("ratio: " + ", ".join(f"{name} {whole / t:.0f}×" for name, t in taken.items()), flush=True)
+    args = record.options(__doc__, ()).parse_args()
+    rows = contest(args.quick)
+    for row in rows:
+        beside = "".join(f"; path_explain's {name} {spread(r)} × as long" for name, r in row["ratios"].items())
+        off = f", off by {row['grid error']:.1e}" if beside else ""
+        print(
+            f"{row['backend']:10s} {row['case']:15s} {row['rows']} rows: {row['seconds']:.2f} s, median relative L1 "
+            f"error {row['error']:.1e}{beside}{off}",
+            flush=True,
+        )
+    record.save(rows, args.out, f"interactions-{keras.config.backend()}")
 
 
 if __name__ == "__main__":

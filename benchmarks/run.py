@@ -1,6 +1,7 @@
 """Every benchmark on every backend, each script in a process of its own, and a page of what they measured.
 
-    python -m benchmarks.run [floor peers agree memory exactness] [--backends torch …] [--quick] [--page-only]
+    python -m benchmarks.run [floor peers family interactions agree memory exactness tolerance]
+                             [--backends torch …] [--quick] [--page-only]
 
 `make bench` runs this. Rows go to out/bench as JSON, the printed lines to lines.txt there, and the page to
 docs/benchmarks.md, or for a smoke run to out/bench as well; what was measured of tolerances ends docs/exactness.md. The
@@ -27,6 +28,8 @@ from benchmarks.contest import spread
 SCRIPTS = {
     "floor": True,
     "peers": True,
+    "family": True,
+    "interactions": True,
     "agree": False,
     "memory": False,
     "exactness": False,
@@ -124,6 +127,10 @@ def page(out):
     about = json.loads(Path(out, "run.json").read_text(encoding="utf-8"))
     peers = [row for backend in record.BACKENDS for row in record.load(out, f"peers-{backend}")]
     floors = [row for backend in record.BACKENDS for row in record.load(out, f"floor-{backend}")]
+    families, pairs = (
+        [row for backend in record.BACKENDS for row in record.load(out, f"{script}-{backend}")]
+        for script in ("family", "interactions")
+    )
     smoke = ["**A smoke run: tiny sizes, few cases. The numbers say nothing.**", ""] if about["quick"] else []
     lines = [
         "# Benchmarks", "",
@@ -132,7 +139,8 @@ def page(out):
         *smoke,
         *table(("", ""), list(about["machine"].items())),
         *ahead(peers), *summary(peers), *details(peers), *refused(peers),
-        *floor(floors), *agreement(record.load(out, "agree")), *memory(record.load(out, "memory")),
+        *floor(floors), *family(families), *interactions(pairs),
+        *agreement(record.load(out, "agree")), *memory(record.load(out, "memory")),
         *exactness(record.load(out, "exactness")), *account(about),
     ]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n"
@@ -282,6 +290,53 @@ def memory(rows):
         lines += [f"### More {what}: rows × nodes, batches of {batch}", "", *table(header, body)]
         lines += [f"- {r['backend']}, {r['who']}: {r['reason']}" for r in rows if r["what"] == what and "reason" in r]
     return lines if rows else lines + ["Not measured.", ""]
+
+
+def family(rows):
+    """What the methods cost, in the price of their gradients."""
+    body = [
+        (r["backend"], r["case"], r["gradients"], r["batch"], ratio(r), f"{r['seconds']:.2f}")
+        for r in rows
+    ]  # fmt: skip
+    alone = [
+        f"one by one they take {spread(r['one by one'])} times as long on {r['backend']}"
+        for r in rows
+        if "one by one" in r
+    ]
+    text = (
+        "The seconds of a call of each method on a LeNet-sized network, in parts of what as many gradients take in the "
+        "bare loop at the batch size that the method chose. Conductance takes one forward-mode pass more for each."
+        + (f" Guided paths of {rows[0]['rows']} pictures: {', '.join(alone)}." if alone else "")
+    )
+    header = ("backend", "method", "gradients", "batch", "× the bare loop", "seconds")
+    return ["## The family", "", text, "", *table(header, body)]
+
+
+def interactions(rows):
+    """Integrated Hessians against the grid of path_explain."""
+    body = [
+        (
+            r["backend"], r["case"], r["rows"], f"{r['seconds']:.2f}", f"{r['error']:.1e}",
+            *(spread(r["ratios"][g]) if g in r["ratios"] else "" for g in ("grid", "grid, compiled")),
+            f"{r['grid error']:.1e}" if r["ratios"] else "",
+        )
+        for r in rows
+    ]  # fmt: skip
+    text = (
+        "All pairs of 32 features of an MLP. The grid is what path_explain does with 100 samples, in eager mode as the "
+        "package has it, and compiled as it has not; timed on a few rows and scaled, in parts of aumann's time."
+    )
+    header = (
+        "backend",
+        "aumann",
+        "rows",
+        "seconds",
+        "error",
+        "grid ÷ aumann",
+        "compiled ÷ aumann",
+        "error of the grid",
+    )
+    return ["## Integrated Hessians", "", text, "", *table(header, body)]
 
 
 def exactness(rows):

@@ -25,7 +25,7 @@ from aumann.core.rules import stratified
 from aumann.core.spread import Spread
 from aumann.methods import Method, check_tolerance, whole
 
-TOLERANCE = 0.1
+TOLERANCE = 0.2
 MAX_EVALUATIONS = 2000
 GROUPS = 16  # at most, and half as many at least where samples allow: degrees of freedom of a standard error
 PILOT = 64  # samples of the first design on the way to a tolerance
@@ -49,7 +49,7 @@ class ExpectedGradients(Method):
     Args:
         model, output, layer: as for `IntegratedGradients`.
         samples: gradients a row, at most. Whole groups of baselines are visited, which may leave a few unused.
-        tolerance: error of a row at which it is done, instead of a number of samples; 0.1 where neither is given. A
+        tolerance: error of a row at which it is done, instead of a number of samples; 0.2 where neither is given. A
             row whose samples do not suffice is sampled anew with as many as should.
         max_evaluations: with a tolerance, gradients spent on a row at most, 2000 unless given.
         seed: whole number ≥ 0, of a generator of the call's own.

@@ -254,8 +254,9 @@ class MeanGradient(IntegratedGradients):
 class HypotheticalContributions(IntegratedGradients):
     """What each letter would be worth at each place of a one-hot sequence, ∫₀¹ (∂_c F − Σₖ x′ₖ ∂ₖF) dt.
 
-    Inputs (n, …, length, letters), letters on the last axis. At the row's own letters these are the integrated
-    gradients; of a set of baselines the weighted mean. Cost, arguments and tolerance as for `IntegratedGradients`.
+    Inputs (n, …, length, letters), letters on the last axis. At the row's own letter this is what integrated gradients
+    give all letters of the position together; of a set of baselines the weighted mean. Cost, arguments and tolerance as
+    for `IntegratedGradients`.
 
     Source: Shrikumar et al. (2020), TF-MoDISco, where DeepLIFT's multipliers stand for the mean gradient.
     """

@@ -1,0 +1,83 @@
+"""What the methods of the family cost: their gradients, and what they do beside them.
+
+    KERAS_BACKEND=tensorflow python -m benchmarks.family [mean_gradient guided …] [--quick] [--out folder]
+
+The price of a gradient is that of the bare loop of `benchmarks.floor`, at the batch size that the method chose. A
+method's own work is whatever it takes beyond its gradients: F at both ends, drawing, noise, the steps of a path.
+"""
+
+import keras
+import numpy as np
+
+import aumann
+from benchmarks import floor, networks, record
+from benchmarks.contest import quartiles, race, spread
+
+RULE = aumann.gauss_legendre(32)
+ROWS = 32
+
+
+def background(model):
+    return aumann.baselines.weighted(networks.rows(model, 16, seed=5))
+
+
+# Name: (method of a model, baseline of a model). Each explains the rows of one network, at one target.
+CASES = {
+    "integrated_gradients": (lambda m: aumann.IntegratedGradients(m, rule=RULE), 0.0),
+    "mean_gradient": (lambda m: aumann.MeanGradient(m, rule=RULE), 0.0),
+    "saliency": (lambda m: aumann.Smooth(aumann.Saliency(m), samples=32), 0.0),
+    "expected_gradients": (lambda m: aumann.ExpectedGradients(m, samples=32), background),
+    "important_directions": (lambda m: aumann.ImportantDirectionGradients(m, rule=RULE), 0.0),
+    "decisions": (lambda m: aumann.IntegratedDecisionGradients(m, rule=RULE), 0.0),
+    "blur": (lambda m: aumann.BlurIntegratedGradients(m, rule=RULE, sigma=8.0), 0.0),
+    "guided": (lambda m: aumann.GuidedIntegratedGradients(m, steps=31), 0.0),
+    "conductance": (lambda m: aumann.Conductance(m, layer=m.layers[2].name, rule=RULE), 0.0),
+    "internal_influence": (lambda m: aumann.InternalInfluence(m, layer=m.layers[2].name, rule=RULE), 0.0),
+}
+
+
+def contest(name, quick):
+    make, baseline = CASES[name]
+    model = networks.digits_cnn()
+    baseline = baseline(model) if callable(baseline) else baseline
+    n = 2 if quick else ROWS
+    x, method = networks.rows(model, n), make(model)
+
+    def explain(rows=x):
+        return method.explain(rows, target=0, baseline=baseline)
+
+    first = explain()
+    gradients, batch = int(first.evaluations.sum()), min(first.provenance["batch_size"], n * 32)
+    contestants = {"ours": explain, "bare": floor.loop(model, gradients, batch)}
+    if name == "guided":
+        contestants["one by one"] = lambda: [explain(x[i : i + 1]) for i in range(n)]
+    rounds = 1 if quick else 5
+    seconds = race(contestants, rounds)
+    row = {
+        "backend": keras.config.backend(), "case": name, "rows": n, "gradients": gradients, "batch": batch,
+        "ratio": quartiles(seconds["ours"], seconds["bare"]), "rounds": rounds,
+        "seconds": float(np.median(seconds["ours"])),
+    }  # fmt: skip
+    if name == "guided":
+        row["one by one"] = quartiles(seconds["one by one"], seconds["ours"])
+    return row
+
+
+def main():
+    parser = record.options(__doc__, CASES)
+    args = parser.parse_args()
+    rows = []
+    for name in record.known(parser, args.names, CASES):
+        row = contest(name, args.quick)
+        rows.append(row)
+        print(
+            f"{row['backend']:10s} {name:20s} {row['gradients']:6d} gradients: {spread(row['ratio'])} × the bare loop "
+            f"at {row['batch']} rows"
+            + (f"; one by one {spread(row['one by one'])} × as long" if "one by one" in row else ""),
+            flush=True,
+        )
+    record.save(rows, args.out, f"family-{keras.config.backend()}")
+
+
+if __name__ == "__main__":
+    main()
