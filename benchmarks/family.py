@@ -2,7 +2,7 @@
 
     KERAS_BACKEND=tensorflow python -m benchmarks.family [mean_gradient guided …] [--quick] [--out folder]
 
-The price of a gradient is that of the bare loop of `benchmarks.floor`, at the batch size that the method chose. A
+The price of a gradient is that of the bare loop of `benchmarks.floor`, in batches as large as the method's. A
 method's own work is whatever it takes beyond its gradients: F at both ends, drawing, noise, the steps of a path.
 """
 
@@ -18,7 +18,7 @@ ROWS = 32
 
 
 def background(model):
-    return aumann.baselines.weighted(networks.rows(model, 16, seed=5))
+    return aumann.baselines.weighted(networks.rows(model, 128, seed=5))
 
 
 # Name: (method of a model, baseline of a model). Each explains the rows of one network, at one target.
@@ -26,7 +26,7 @@ CASES = {
     "integrated_gradients": (lambda m: aumann.IntegratedGradients(m, rule=RULE), 0.0),
     "mean_gradient": (lambda m: aumann.MeanGradient(m, rule=RULE), 0.0),
     "saliency": (lambda m: aumann.Smooth(aumann.Saliency(m), samples=32), 0.0),
-    "expected_gradients": (lambda m: aumann.ExpectedGradients(m, samples=32), background),
+    "expected_gradients": (lambda m: aumann.ExpectedGradients(m, samples=256), background),
     "important_directions": (lambda m: aumann.ImportantDirectionGradients(m, rule=RULE), 0.0),
     "decisions": (lambda m: aumann.IntegratedDecisionGradients(m, rule=RULE), 0.0),
     "blur": (lambda m: aumann.BlurIntegratedGradients(m, rule=RULE, sigma=8.0), 0.0),
@@ -34,6 +34,8 @@ CASES = {
     "conductance": (lambda m: aumann.Conductance(m, layer=m.layers[2].name, rule=RULE), 0.0),
     "internal_influence": (lambda m: aumann.InternalInfluence(m, layer=m.layers[2].name, rule=RULE), 0.0),
 }
+
+POINTS = {"guided": 1, "expected_gradients": 8}  # path points of a row that lie in one batch; RULE's of all others
 
 
 def contest(name, quick):
@@ -47,7 +49,8 @@ def contest(name, quick):
         return method.explain(rows, target=0, baseline=baseline)
 
     first = explain()
-    gradients, batch = int(first.evaluations.sum()), min(first.provenance["batch_size"], n * 32)
+    gradients = int(first.evaluations.sum())
+    batch = min(first.provenance["batch_size"], n * POINTS.get(name, len(RULE)))
     contestants = {"ours": explain, "bare": floor.loop(model, gradients, batch)}
     if name == "guided":
         contestants["one by one"] = lambda: [explain(x[i : i + 1]) for i in range(n)]
