@@ -89,7 +89,8 @@ def test_mean_and_median_are_floats_of_their_definition(background):
 
 
 def test_backgrounds_are_arrays_tensors_or_tables():
-    pd = pytest.importorskip("pandas")
+    import pandas as pd
+
     for given_as in (TABLE.tolist(), pd.DataFrame(TABLE), ops.convert_to_tensor(TABLE.astype("float32"))):
         close(baselines.mean(given_as), TABLE.mean(0))
         close(baselines.median(given_as), np.median(TABLE, 0))
@@ -98,7 +99,6 @@ def test_backgrounds_are_arrays_tensors_or_tables():
 
 
 def test_kmeans_finds_clusters_and_weighs_them():
-    pytest.importorskip("sklearn")
     centres = np.array([[10.0, 0], [0, 10], [-10, -10]]).reshape(3, 2, 1)
     sizes, shake = [7, 2, 4], 0.01 * np.random.default_rng(0).normal(size=(13, 2, 1))
     background = np.repeat(centres, sizes, axis=0) + shake
@@ -120,7 +120,6 @@ def test_kmeans_finds_clusters_and_weighs_them():
 
 
 def test_kmeans_of_rows_that_repeat_makes_no_empty_clusters(recwarn):
-    pytest.importorskip("sklearn")
     found = baselines.kmeans([[0.0], [0.0], [1.0]], 3)
     close(found.rows[np.argsort(found.weights)], np.array([[1.0], [0.0]]), "float64")
     close(np.sort(found.weights), np.array([1, 2]) / 3, "float64")
@@ -144,7 +143,6 @@ def test_channel_mean_is_the_mean_over_all_other_axes(x):
 def test_channel_mean_and_blur_through_explain():
     x = IMAGES
     explained(x, baselines.channel_mean(), np.broadcast_to(x.mean((1, 2), keepdims=True), x.shape)[:, None])
-    pytest.importorskip("scipy")
     explained(x, baselines.blur(1.5), baselines.blur(1.5)(x)[:, None])
     assert np.abs(baselines.blur(1.5)(x) - baselines.blur(3)(x)).max() > 0.01
 
@@ -164,7 +162,6 @@ def gaussian_blur(signal, sigma):
 @QUICK
 @given(images(), st.floats(0.3, 3))
 def test_blur_is_a_convolution_with_a_gaussian(x, sigma):
-    pytest.importorskip("scipy")
     made = baselines.blur(sigma)(x)
     wide = x.astype("float64")
     for i in range(2):
@@ -176,7 +173,6 @@ def test_blur_is_a_convolution_with_a_gaussian(x, sigma):
 
 
 def test_blur_along_stated_axes():
-    pytest.importorskip("scipy")
     signals = RNG.normal(size=(3, 9))
     for axes in (1, -1, [1], (-1,)):
         made = baselines.blur(2, axes=axes)(signals)
@@ -211,7 +207,6 @@ def test_farthest_of_bytes_does_not_wrap():
 @QUICK
 @given(st.integers(0, 999), st.sampled_from([0.0, 1e8]), st.booleans())
 def test_nearest_of_another_class_by_looking_at_all(seed, offset, by_function):
-    pytest.importorskip("sklearn")
     rng = np.random.default_rng(seed)
     background, x = rng.normal(size=(12, 3, 2)) + offset, rng.normal(size=(4, 3, 2)) + offset
     labels, own = np.array(["a", "b", "c"])[rng.integers(0, 3, 12)], np.array(["a", "b", "c"])[rng.integers(0, 3, 4)]
@@ -227,7 +222,6 @@ def test_nearest_of_another_class_by_looking_at_all(seed, offset, by_function):
 
 
 def test_nearest_through_explain_with_the_classes_of_a_model():
-    pytest.importorskip("sklearn")
     model = mlp()
     table = 5 * TABLE
     x = table[:6].astype("float32")
@@ -444,7 +438,8 @@ def test_combined_baselines_are_averaged_with_their_weights():
 
 
 def test_combined_baselines_take_tensors_and_tables():
-    pd = pytest.importorskip("pandas")
+    import pandas as pd
+
     x = TABLE[:3].astype("float32")
     expected = SQUARES.explain(x, baseline=baselines.weighted(TABLE[:2])).values
     for first in (pd.Series(TABLE[0]), ops.convert_to_tensor(TABLE[0]), TABLE[0].tolist(), lambda x: TABLE[:1]):
@@ -560,8 +555,6 @@ EARLY = {
 
 @pytest.mark.parametrize("why", EARLY)
 def test_refused_when_made(why):
-    if why.startswith(("kmeans", "nearest")):
-        pytest.importorskip("sklearn")
     make, error, message = EARLY[why]
     with pytest.raises(error, match=f"Expected .*{message}"):
         make()
@@ -602,8 +595,6 @@ LATE = {
 @pytest.mark.parametrize("why", LATE)
 def test_refused_when_given_inputs(why):
     made, inputs, error, message = LATE[why]
-    if why.startswith(("nearest", "blur")):
-        pytest.importorskip("sklearn")
     with pytest.raises(error, match=f"Expected .*{message}"):
         made(inputs)
 
@@ -630,7 +621,6 @@ def of_both(inputs):
 
 
 def test_the_examples_of_the_guide_run():
-    pytest.importorskip("sklearn")
     rng = np.random.default_rng(0)
     names = {"baselines": baselines, "images": rng.random((3, 6, 6, 1))}
     own = {

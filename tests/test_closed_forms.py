@@ -110,3 +110,17 @@ def test_float64_keras_model_keeps_its_digits():
         assert e.provenance["dtype"] == "float64"
         limit = 1e-12 if keras.backend.result_type("float64", "float64") == "float64" else 1e-6
         assert np.abs(e.residual).max() <= limit * np.abs(e.values).sum(1).max()
+
+
+def test_gradients_at_the_input_alone():
+    """F = Σ x³: ∇F = 3x², whatever the baseline, and (x − x′) times that."""
+    x = np.array([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]], "float32")
+
+    def cubes(x):
+        return ops.sum(x**3, axis=-1, keepdims=True)
+
+    for start in 0.0, 0.5:
+        np.testing.assert_allclose(aumann.Saliency(cubes).explain(x, baseline=start).values, 3 * x**2, rtol=1e-6)
+        e = aumann.InputXGradient(cubes).explain(x, baseline=start)
+        np.testing.assert_allclose(e.values, (x - start) * 3 * x**2, rtol=1e-6)
+        assert (e.evaluations == 1).all()

@@ -326,7 +326,8 @@ def test_standard_errors_are_kept(tanh, tmp_path):
     assert (again.standard_error == e.standard_error).all()
     assert (e[1:].standard_error == e.standard_error[1:]).all()
     assert e.sum(0).standard_error is None
-    xarray = pytest.importorskip("xarray")
+    import xarray
+
     assert isinstance(e.to_xarray(), xarray.Dataset) and (e.to_xarray()["standard_error"] == e.standard_error).all()
 
 

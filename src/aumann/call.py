@@ -72,9 +72,8 @@ class Call:
         if self.base_value is None:
             self.index, _ = self._predict()
             self.base_value = self._base_value(self.index)
-        other = copy.copy(self)
-        other.__dict__.pop("_carried", None)  # of its own starts
-        other.rows, other.arrays, other.starts, other.index = len(rows), arrays, self.starts.of(rows), None
+        other = self._other(arrays, self.starts.of(rows))
+        other.index = None
         other.base_value = self.base_value[rows]
         index = self.index[rows] if len(self.index) > 1 else self.index
         other.columns = [replace(c, positions=index[:, j]) for j, c in enumerate(self.columns)]
@@ -268,12 +267,16 @@ class Call:
 
     def part(self, rows, starts):
         """The same call for some rows, from other baselines."""
-        part = copy.copy(self)
-        vars(part).pop("_carried", None)
-        part.rows, part.arrays, part.starts = len(rows), [a[rows] for a in self.arrays], starts
+        part = self._other([a[rows] for a in self.arrays], starts)
         part.index = self.index if len(self.index) == 1 else self.index[rows]
         part.change = tuple(c[rows] for c in self.change)
         return part
+
+    def _other(self, arrays, starts):
+        other = copy.copy(self)
+        vars(other).pop("_carried", None)  # made of its own starts
+        other.rows, other.arrays, other.starts = len(arrays[0]), arrays, starts
+        return other
 
     # ---- the ends ----------------------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ def sparseness(explanation, *, axis=None):
     sizes = np.sort(np.concatenate(flat, -1).astype(np.float64), -1)
     count = sizes.shape[-1]
     share = (count - np.arange(count) - 0.5) / count
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # 0 / 0: values that are all zero have no sparseness, NaN
         return 1 - 2 * (sizes @ share) / sizes.sum(-1)
 
 
@@ -179,7 +179,7 @@ def checked_by(by):
 
 def ratio(part, whole):
     """part / whole; 0 where both vanish, infinity where only the whole does."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # both kinds of zero are answered
         return np.where(part == 0, 0.0, part / whole)
 
 

@@ -196,7 +196,7 @@ def _spearman(before, now):
     flat = [np.concatenate([v.reshape(*v.shape[:2], -1) for v in maps], -1) for maps in (before, now)]
     a, b = (rank(maps, axis=-1) for maps in flat)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # 0 / 0: maps without ranks are not alike, NaN
         return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
 
 

@@ -224,7 +224,7 @@ def _values(probe, own, counts, by, fill, lowest=False, restore=False):
 def _normalized(values, one, zero):
     """With the value at place `zero` mapped to 0 and that at `one` to 1."""
     low, high = values[..., zero, None], values[..., one, None]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # ends that are equal give NaN
         return np.where(high == low, np.nan, (values - low) / (high - low))
 
 
