@@ -23,7 +23,7 @@ from aumann.core.engine import above
 from aumann.core.refinement import Refined, missed, size
 from aumann.core.rules import stratified
 from aumann.core.spread import Spread
-from aumann.methods import Method, check_tolerance, whole
+from aumann.methods import Method, tolerance_or, whole
 
 TOLERANCE = 0.2
 MAX_EVALUATIONS = 2000
@@ -72,14 +72,8 @@ class ExpectedGradients(Method):
         batch_size="auto",
     ):
         super().__init__(model, output=output, layer=layer, batch_size=batch_size)
-        if samples is not None and (tolerance is not None or max_evaluations is not None):
-            raise ValueError(
-                f"Expected samples or a tolerance, received samples={samples!r} with "
-                + (f"tolerance={tolerance!r}" if tolerance is not None else f"max_evaluations={max_evaluations!r}")
-                + ". Samples fix the cost and a tolerance the error: leave one of them out."
-            )
         self.samples = None if samples is None else whole(samples, 2, "samples", 200)
-        self.tolerance = None if samples is not None else check_tolerance(TOLERANCE if tolerance is None else tolerance)
+        self.tolerance = tolerance_or("samples", samples, tolerance, max_evaluations, TOLERANCE)
         most = MAX_EVALUATIONS if max_evaluations is None else max_evaluations
         self.max_evaluations = whole(most, 2, "max_evaluations", MAX_EVALUATIONS)
         self.seed = whole(seed, 0, "seed", 0)

@@ -25,7 +25,7 @@ from aumann.core import engine, refinement
 from aumann.core.rules import LogRule, gauss_legendre, log_gauss
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation, feature_labels, group_labels, walk
-from aumann.methods import TOLERANCE, Method, check_tolerance
+from aumann.methods import TOLERANCE, Method, tolerance_or
 
 FIRST = 4  # nodes of the first sum
 MAX_EVALUATIONS = 124  # 4 + 8 + 16 + 32 + 64 nodes
@@ -153,19 +153,13 @@ class IntegratedHessians(Method):
             raise TypeError(
                 f"Expected a rule for the density −ln t, received {rule!r}. Give one such as aumann.log_gauss(12)."
             )
-        if rule is not None and (tolerance is not None or max_evaluations is not None):
-            raise ValueError(
-                f"Expected a rule or a tolerance, received rule={rule.name} with "
-                + (f"tolerance={tolerance!r}" if tolerance is not None else f"max_evaluations={max_evaluations!r}")
-                + ". A rule fixes the cost and a tolerance the error: leave one of them out."
-            )
         if hasattr(model, "pull"):
             raise TypeError(
                 "Expected a model that Keras' own backend differentiates twice, received a graph of another framework. "
                 "Rebuild it with keras.ops."
             )
         self.rule = rule
-        self.tolerance = None if rule is not None else check_tolerance(TOLERANCE if tolerance is None else tolerance)
+        self.tolerance = tolerance_or("rule", rule, tolerance, max_evaluations, TOLERANCE)
         self.max_evaluations = _max_evaluations(MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
         self._steps = {}
 

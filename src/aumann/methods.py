@@ -167,19 +167,13 @@ class IntegratedGradients(Method):
         super().__init__(model, output=output, layer=layer, batch_size=batch_size)
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"Expected a rule, received {rule!r}. Give one such as aumann.gauss_legendre(50).")
-        if rule is not None and (tolerance is not None or max_evaluations is not None):
-            raise ValueError(
-                f"Expected a rule or a tolerance, received rule={rule.name} with "
-                + (f"tolerance={tolerance!r}" if tolerance is not None else f"max_evaluations={max_evaluations!r}")
-                + ". A rule fixes the cost and a tolerance the error: leave one of them out."
-            )
         if path is not straight and not self.bends:
             raise ValueError(
                 f"Expected {type(self).__name__} to go straight, as it is defined; received path={path!r}. Leave path= "
                 "out, or take IntegratedGradients or MeanGradient."
             )
         self.rule, self.path = rule, _path(path)
-        self.tolerance = None if rule is not None else check_tolerance(TOLERANCE if tolerance is None else tolerance)
+        self.tolerance = tolerance_or("rule", rule, tolerance, max_evaluations, TOLERANCE)
         self.max_evaluations = _max_evaluations(MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
 
     def sum(self, call):
@@ -312,7 +306,17 @@ def _path(path):
     return path
 
 
-def check_tolerance(tolerance):
+def tolerance_or(word, given, tolerance, max_evaluations, usual):
+    """The tolerance, the usual one if none was named; None where what is given instead fixes the cost."""
+    if given is not None:
+        if tolerance is None and max_evaluations is None:
+            return None
+        raise ValueError(
+            f"Expected {word} or a tolerance, received {word}={given!r} with "
+            + (f"tolerance={tolerance!r}" if tolerance is not None else f"max_evaluations={max_evaluations!r}")
+            + f". With {word} the cost is fixed, with a tolerance the error: leave one of them out."
+        )
+    tolerance = usual if tolerance is None else tolerance
     if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.number)) or not tolerance > 0:
         raise ValueError(
             f"Expected a tolerance > 0, the relative error that the values of a row may have; received {tolerance!r}. "
