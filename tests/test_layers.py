@@ -547,7 +547,7 @@ def test_every_argument_matters():
     for name, other in others.items():
         found = other.explain(x, 1).values
         assert found.shape != base.values.shape or np.abs(found - base.values).max() > 1e-6, name
-    with pytest.raises(ValueError, match="a rule or a tolerance"):
+    with pytest.raises(ValueError, match="rule or a tolerance"):
         aumann.Conductance(model, layer, rule=GAUSS, tolerance=0.1)
     loose, tight = (aumann.Conductance(model, layer, tolerance=t).explain(x, 1) for t in (0.3, 1e-5))
     assert tight.evaluations.min() > loose.evaluations.max()
