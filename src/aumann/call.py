@@ -54,7 +54,7 @@ class Call:
         self.target, self.progress = target, progress
         self.rows = rows = len(leaves[0].array)
         self.arrays = [leaf.array for leaf in leaves]
-        self.batch_size = _batch_size(method.batch_size, oracle)
+        self.batch_size = _batch_size(method.running.batch_size, oracle)
         self.functions = targets.callables(target)
         self.columns = targets.resolve(target, oracle.outputs, oracle.several_outputs, rows)
         _refuse_integer_outputs(self.columns, oracle)

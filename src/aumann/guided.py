@@ -30,7 +30,7 @@ class GuidedIntegratedGradients(Method):
     `batch_size`, the number of rows that walk side by side.
 
     Args:
-        model, output, layer, batch_size: as for `IntegratedGradients`.
+        model, output, layer, running: as for `IntegratedGradients`.
         steps: pieces of equal length, in the L1 distance, that the path is made of.
         fraction: share of the features, the least sensitive ones, that are moved at a time, in [0, 1]; with 1, and
             with distance 0, the path is straight.
@@ -42,8 +42,8 @@ class GuidedIntegratedGradients(Method):
     Source: Kapishnikov et al. (2021), Guided Integrated Gradients: an Adaptive Path Method for Removing Noise.
     """
 
-    def __init__(self, model, *, output=None, layer=None, steps=200, fraction=0.25, distance=0.02, batch_size="auto"):
-        super().__init__(model, output=output, layer=layer, batch_size=batch_size)
+    def __init__(self, model, *, output=None, layer=None, steps=200, fraction=0.25, distance=0.02, **running):
+        super().__init__(model, output=output, layer=layer, **running)
         if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
             raise ValueError(f"Expected a whole number of steps ≥ 1, received {steps!r}. Give for example 200.")
         for name, share in (("fraction", fraction), ("distance", distance)):

@@ -129,7 +129,7 @@ class IntegratedHessians(Method):
     would seem not to. A warning says so; explain such a model with softplus or GELU in place of ReLU.
 
     Args:
-        model, output, layer, batch_size: as for `aumann.IntegratedGradients`.
+        model, output, layer, running: as for `aumann.IntegratedGradients`.
         tolerance: relative L1 error of a row's values at which it is done, 0.01 unless a rule is given.
         max_evaluations: nodes spent on a row and baseline at most.
         rule: as `aumann.log_gauss(12)`, in place of a tolerance.
@@ -146,9 +146,9 @@ class IntegratedHessians(Method):
         tolerance=None,
         max_evaluations=None,
         rule=None,
-        batch_size="auto",
+        **running,
     ):
-        super().__init__(model, output=output, layer=layer, batch_size=batch_size)
+        super().__init__(model, output=output, layer=layer, **running)
         if rule is not None and not isinstance(rule, LogRule):
             raise TypeError(
                 f"Expected a rule for the density −ln t, received {rule!r}. Give one such as aumann.log_gauss(12)."

@@ -14,6 +14,7 @@ from aumann.core.rules import Rule, right
 from aumann.intercept import Place
 from aumann.oracle import Oracle
 from aumann.places import find, find_all
+from aumann.running import settings
 
 TOLERANCE = 0.01
 MAX_EVALUATIONS = 2000
@@ -22,14 +23,15 @@ MAX_EVALUATIONS = 2000
 class Method:
     """What every method has: a model, what of it is explained, and how many rows it is called with.
 
-    Arguments are those of `IntegratedGradients` that have to do with the model: `output`, `layer`, `batch_size`.
+    Arguments are those of `IntegratedGradients` that have to do with the model: `output`, `layer`, and of its
+    `running`.
     """
 
     path = staticmethod(straight)
     credit = staticmethod(credits.share)
     complete = True  # whether the values add up to F(x) − F(x′), as far as they are exact
 
-    def __init__(self, model, *, output=None, layer=None, batch_size="auto"):
+    def __init__(self, model, *, output=None, layer=None, **running):
         if not callable(model):
             raise TypeError(
                 f"Expected a Keras model or a function, received {type(model).__name__}. "
@@ -42,16 +44,9 @@ class Method:
             )
         if inspect.isclass(model):
             raise TypeError(f"Expected a model, received the class {model.__name__}. Make an instance of it.")
-        if batch_size != "auto" and (
-            isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1
-        ):
-            raise ValueError(
-                f'Expected batch_size="auto" or a whole number ≥ 1, received {batch_size!r}. '
-                "Leave it out, or lower it where memory runs short."
-            )
         if isinstance(output, Place):
             output = find(model, output, "output")
-        self.model, self.output, self.batch_size = model, output, batch_size
+        self.model, self.output, self.running = model, output, settings(type(self).__name__, running)
         self.places = None if layer is None else find_all(model, layer)
         self.inner = ()
         self._oracles = {}
@@ -145,7 +140,7 @@ class IntegratedGradients(Method):
             `aumann.Blur`, or a function (start, end, t) -> point, or -> (point, velocity), in operators or keras.ops;
             start is (1|S, 1|M, *row), end (S, 1, *row), t (S, M, 1, …), point (S, M, *row). For several inputs a list
             or dict like them gives each its own; one left out of a dict goes straight.
-        batch_size: rows per model call, counted in path points; "auto" sizes it by the model's activations.
+        running: how the model is run, as fields of `aumann.running.Running`: `batch_size`.
 
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
     """
@@ -162,9 +157,9 @@ class IntegratedGradients(Method):
         max_evaluations=None,
         rule=None,
         path=straight,
-        batch_size="auto",
+        **running,
     ):
-        super().__init__(model, output=output, layer=layer, batch_size=batch_size)
+        super().__init__(model, output=output, layer=layer, **running)
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"Expected a rule, received {rule!r}. Give one such as aumann.gauss_legendre(50).")
         if path is not straight and not self.bends:
@@ -263,8 +258,8 @@ class HypotheticalContributions(IntegratedGradients):
 class InputXGradient(Method):
     """(x − x′) ∘ ∇F(x): integrated gradients by the gradient at the input alone. One gradient a row and baseline.
 
-    Complete only where F is linear; `residual` tells how far it is from that. Arguments: `output`, `layer`,
-    `batch_size`, as for `IntegratedGradients`.
+    Complete only where F is linear; `residual` tells how far it is from that. Arguments: `output`, `layer`, `running`,
+    as for `IntegratedGradients`.
 
     Source: Shrikumar et al. (2016), Not Just a Black Box.
     """
@@ -278,7 +273,7 @@ class InputXGradient(Method):
 class Saliency(InputXGradient):
     """∇F(x), signed: a path of one point, the input. One gradient a row. Take np.abs of the values for the magnitude.
 
-    Arguments: `output`, `layer`, `batch_size`, as for `IntegratedGradients`.
+    Arguments: `output`, `layer`, `running`, as for `IntegratedGradients`.
 
     Source: Simonyan, Vedaldi, Zisserman (2013), Deep Inside Convolutional Networks.
     """
