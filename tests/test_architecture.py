@@ -33,12 +33,13 @@ ARROWS = {
     "sequences": {"explanation"},
     "backends": {"core"},
     "units": set(),
-    "oracle": {"backends", "core", "intercept", "units"},
+    "oracle": {"backends", "core", "intercept", "running", "units"},
     "inputs": {"backends", "core", "oracle"},
     "call": {"backends", "core", "explanation", "inputs", "oracle", "progress"},
     "interactions": {"call", "core", "explanation", "methods"},
     "methods": {"call", "core", "inputs", "intercept", "oracle", "places", "running"},
     "running": set(),
+    "core.pace": set(),
     "priors": {"backends", "core", "oracle"},
     "metrics": {"metrics"},
     "metrics.maps": {"explanation"},
@@ -119,7 +120,9 @@ def test_frameworks_are_named_only_in_backends(room, path):
         assert not named
 
 
-PLAIN = set("dataclasses functools itertools math typing typing.Any collections.abc collections.abc.Callable".split())
+PLAIN = set(
+    "dataclasses functools itertools math time typing typing.Any collections.abc collections.abc.Callable".split()
+)
 
 
 def test_the_core_computes_with_numpy_and_keras_ops_alone():

@@ -27,17 +27,6 @@ def test_packing_holds_every_point_within_the_batch(points, batch_size):
     assert p.chunks == 1 or p.rows == 1
 
 
-@given(st.integers(1, 500), st.integers(1, 64), st.booleans())
-def test_groups_visit_every_row_once(rows, size, dynamic):
-    visited, widths = [], set()
-    for index, count in engine.groups(rows, size, dynamic):
-        visited += list(index[:count])
-        widths.add(len(index))
-        assert len(index) <= size and (index < rows).all()
-    assert visited == list(range(rows))
-    assert dynamic or len(widths) <= 2
-
-
 @settings(max_examples=12, deadline=None)
 @given(
     rows=st.integers(1, 7),

@@ -54,7 +54,7 @@ class Call:
         self.target, self.progress = target, progress
         self.rows = rows = len(leaves[0].array)
         self.arrays = [leaf.array for leaf in leaves]
-        self.batch_size = _batch_size(method.running.batch_size, oracle)
+        self.batch_size = oracle.batch_size
         self.functions = targets.callables(target)
         self.columns = targets.resolve(target, oracle.outputs, oracle.several_outputs, rows)
         _refuse_integer_outputs(self.columns, oracle)
@@ -123,11 +123,14 @@ class Call:
         """
         o = self.oracle
         work = engine.Work(self.rows, self.load, self._carried, self.index, rule, o.results, o.dtype).of(rows)
-        dynamic = o.backend.dynamic(rule.cells)
         once = once or o.backend.dynamic(False)
-        step = o.compiled("step", self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once)
+        key = "step", self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once
+        pace = o.pace(*key)
+        o.refuse_too_large(work.rows * work.points)
         self.tally.expect(work.rows * work.points)
-        return engine.integrate(step, work, self.batch_size, dynamic, o.backend.host, self.tally)
+        found = engine.integrate(o.compiled(*key), work, pace, o.backend, self.tally)
+        self.batch_size = pace.size
+        return found
 
     def fixed(self, rule):
         """By one rule, whatever error that leaves."""
@@ -345,7 +348,7 @@ class Call:
     def _outputs(self, count, load, kind="flat"):
         """(rows, outputs as a host array (rows, positions)) over batches."""
         flat = self.oracle.compiled(kind, self.functions)
-        for rows, real in engine.groups(count, min(self.batch_size, max(count, 1)), self.oracle.backend.dynamic(False)):
+        for rows, real in self.oracle.pace(kind, self.functions).groups(count):
             out = self.oracle.backend.host(flat(*load(rows)))
             yield rows[:real], np.asarray(out, np.float64)[:real]
 
@@ -516,7 +519,7 @@ class Call:
         a = self.rows if reading.mixed else a
         k = len(o.moving) + o.readings.index(reading)
         out = np.empty((a * m, *reading.shape), o.dtype)
-        for pairs, real in engine.groups(a * m, self.batch_size, o.backend.dynamic(False)):
+        for pairs, real in o.pace("read").groups(a * m):
             arrays_ = [x[pairs // m] for x in self.arrays]
             for i, start in fed.items():
                 full = np.broadcast_to(start, (a, m, *arrays_[i].shape[1:]))
@@ -582,7 +585,7 @@ class Call:
         """What passes the named layers at x: for each call (n, *row)."""
         o = self.oracle
         found = [np.empty((self.rows, *r.shape), o.dtype) for r in o.inner or o.readings]
-        for rows, real in engine.groups(self.rows, min(self.batch_size, self.rows), o.backend.dynamic(False)):
+        for rows, real in o.pace(what).groups(self.rows):
             ends, side = self.load(rows)
             seen = o.compiled("look", ())(ends, side) if what == "look" else ends[len(o.moving) :]
             for own, y in zip(found, seen, strict=True):
@@ -673,13 +676,6 @@ def fingerprint(model):
     for v in model.weights:
         digest.update(np.ascontiguousarray(backends.active().host(v.value)).tobytes())
     return {"name": str(name), "weights": digest.hexdigest()}
-
-
-def _batch_size(batch_size, oracle):
-    """Rows per call: "auto" is what the backend likes for as many activations."""
-    if batch_size != "auto":
-        return int(batch_size)
-    return max(1, oracle.backend.rows_in_flight(max(1, oracle.width)))
 
 
 def _refuse_integer_outputs(columns, oracle):

@@ -7,7 +7,6 @@ decided for all rows at once.
 import numpy as np
 from keras import ops
 
-from aumann.core import engine
 from aumann.core.refinement import Refined
 from aumann.methods import Method
 
@@ -57,7 +56,7 @@ class GuidedIntegratedGradients(Method):
         values = [np.zeros((call.rows, k, *shape)) for shape in o.shapes]
         walks = call.rows * m * k
         call.tally.expect(walks * (self.steps + 1))
-        for walk, real in engine.groups(walks, min(call.batch_size, walks), o.backend.dynamic(False)):
+        for walk, real in o.pace("gradients", call.functions).groups(walks):
             rows, j, target = walk // (m * k), walk // k % m, walk % k
             ends, side = call.load(rows)
             index = ops.convert_to_tensor(call.index[rows % len(call.index), target][:, None].astype("int32"))

@@ -22,6 +22,7 @@ from keras import ops, tree
 
 from aumann.call import CompletenessWarning
 from aumann.core import engine, refinement
+from aumann.core.pace import Pace
 from aumann.core.rules import LogRule, gauss_legendre, log_gauss
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation, feature_labels, group_labels, walk
@@ -161,7 +162,7 @@ class IntegratedHessians(Method):
         self.rule = rule
         self.tolerance = tolerance_or("rule", rule, tolerance, max_evaluations, TOLERANCE)
         self.max_evaluations = _max_evaluations(MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
-        self._steps = {}
+        self._steps, self._paces = {}, {}
 
     def explain(self, inputs, target=None, baseline=0.0, features=None, groups=None, progress=None):
         """Interactions of the features of every row.
@@ -241,9 +242,9 @@ class IntegratedHessians(Method):
         work = engine.Work(call.rows, load, call.starts, call.index, rule, [shape], o.dtype).of(rows)
         fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.points
         call.tally.expect(work.rows * work.points)
-        matrix = engine.integrate(
-            step, work, min(call.batch_size, fit), o.backend.dynamic(False), o.backend.host, call.tally
-        )
+        pace = Pace(min(o.batch_size, fit), o.room, False, o.backend.dynamic(False), laid=True)
+        pace = self._paces.setdefault((*key, fit), pace)
+        matrix = engine.integrate(step, work, pace, o.backend, call.tally)
         return matrix + call.integrate(rows, gauss_legendre(len(rule)))
 
     def _grouped(self, values):

@@ -74,7 +74,8 @@ class Method:
         """
         call = self.call(inputs, target, baseline, progress)
         with call.oracle.backend.inference(self.model), ThreadPoolExecutor(1) as aside:
-            return call.explanation(aside.submit(fingerprint, self.model))  # while the device is busy
+            weights = aside.submit(fingerprint, self.model)  # while the device is busy
+            return call.oracle.within_memory(call.explanation, weights)
 
     def call(self, inputs, target=None, baseline=0.0, progress=None):
         """What `explain` is given, resolved and checked: an `aumann.call.Call`."""
@@ -112,7 +113,9 @@ class Method:
     def _oracle(self, structure, leaves):
         key = str(structure), tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
         if key not in self._oracles:
-            self._oracles[key] = Oracle(self.model, structure, leaves, self.output, self.places, self.inner)
+            self._oracles[key] = Oracle(
+                self.model, structure, leaves, self.output, self.places, self.inner, self.running
+            )
         return self._oracles[key]
 
 

@@ -18,10 +18,12 @@ from aumann import backends
 from aumann.core import engine
 from aumann.core.baselines import FIXED
 from aumann.core.credits import slope
+from aumann.core.pace import Pace, Room
 from aumann.core.paths import chorded, moving
 from aumann.core.secant import following
 from aumann.core.targets import Output
 from aumann.intercept import Place, intercepted, visited
+from aumann.running import Running
 from aumann.units import handlers as units_of
 
 
@@ -64,6 +66,10 @@ class Reading:
     mixed: bool = False
 
 
+class TooLarge(MemoryError):
+    """A batch that does not fit into memory, and cannot be made smaller."""
+
+
 class _Enough(BaseException):
     """Raised inside a model when all that is wanted of it has been seen: no `except Exception` on the way stops it."""
 
@@ -79,9 +85,10 @@ class Oracle:
         output: None, the name or index of an output, "logits", or a `Place` whose contents are the outputs.
         places: places which move along the path instead of the inputs that they are made of; None for every Embedding.
         inner: places at which F is differentiated while the inputs move; none for at what moves.
+        running: how the model is run, None for the usual way.
     """
 
-    def __init__(self, model, structure, leaves, output, places=None, inner=()):
+    def __init__(self, model, structure, leaves, output, places=None, inner=(), running=None):
         self.backend = backends.active()
         self.model, self.structure, self.output = model, structure, output
         self.names = [leaf.name for leaf in leaves]
@@ -112,7 +119,10 @@ class Oracle:
         self.moving = [i for i, role in enumerate(self.roles) if role == "moves"]
         self.held = [i for i, role in enumerate(self.roles) if role != "moves"]
         self.shapes = [leaves[i].array.shape[1:] for i in self.moving] + [r.shape for r in self.readings]
-        self._compiled, self._kinked, self._first = {}, {}, first
+        self._compiled, self._paces, self._kinked, self._first = {}, {}, {}, first
+        self.running = running or Running()
+        # what a forward pass makes, and as much again on the way back
+        self.room = Room(2 * self.width * np.dtype(self.dtype).itemsize, self.backend.free)
         self.results = [r.shape for r in self.inner] or self.shapes
         moved = [] if self.inner else [self.names[i] for i in self.moving]
         self.labels = moved + labels([r.place for r in self.inner or self.readings])
@@ -171,9 +181,9 @@ class Oracle:
                 outputs = self.model(*args, **kwargs)
         except _Enough:
             outputs = None
-        except MemoryError:
-            raise
         except Exception as error:
+            if self.backend.out_of_memory(error):
+                raise
             raise self._failed(leaves, error) from error
         if isinstance(self.output, Place):
             return own[0] if len(own) == 1 else list(own)
@@ -320,6 +330,51 @@ class Oracle:
         if key not in self._compiled:
             self._compiled[key] = self._compile(what, functions, paths, credit, cells, once)
         return self._compiled[key]
+
+    def pace(self, what, functions=(), paths=None, credit=None, targets=1, cells=False, once=True):
+        """`Pace` of what `compiled` gives for the same arguments."""
+        key = what, tuple(functions), paths, credit, targets, cells, once
+        if key not in self._paces:
+            dynamic = self.backend.dynamic(cells)
+            laid = once and not self.backend.dynamic(False)
+            self._paces[key] = Pace(self.batch_size, self.room, self.running.batch_size == "auto", dynamic, laid)
+        return self._paces[key]
+
+    @property
+    def batch_size(self):
+        """Rows per call: what was asked for, or to begin with what the backend likes for as many activations."""
+        if self.running.batch_size != "auto":
+            return int(self.running.batch_size)
+        return max(1, min(self.room(), self.backend.rows_in_flight(max(1, self.width))))
+
+    def within_memory(self, run, *args):
+        """run(*args), again with half as many rows per call where memory runs out, unless so many were asked for."""
+        while True:
+            try:
+                return run(*args)
+            except Exception as error:
+                if not self.backend.out_of_memory(error) or isinstance(error, TooLarge):
+                    raise
+                size = self.batch_size
+                if self.running.batch_size != "auto" or size == 1:
+                    raise self._too_large(size) from error
+                self.room.halve(size)
+
+    def refuse_too_large(self, points):
+        """Before the machine ends the process: a batch whose forward pass alone, half of it even, does not fit."""
+        size, free = min(points, self.batch_size), self.backend.free()
+        if self.running.batch_size != "auto" and free is not None and size * self.room.size > 4 * free:
+            raise self._too_large(size)
+
+    def _too_large(self, size):
+        free = self.backend.free()
+        known = f"; {free / 2**30:.2g} GB are free" if free is not None else ""
+        if isinstance(self.model, keras.Layer):
+            known = f", which takes about {size * self.room.size / 2**30:.2g} GB{known}"
+        advice = 'Give a smaller batch_size=, or "auto".' if size > 1 else "Explain a smaller input."
+        return TooLarge(
+            f"Expected a batch that fits into memory, received one of {size} rows of the model{known}. {advice}"
+        )
 
     def _compile(self, what, functions, paths, credit, cells, once):
         def flat(points, side):

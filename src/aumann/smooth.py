@@ -93,7 +93,7 @@ class Smooth:
                     call = self._reseeded(call, inputs, target, baseline, first)
                 noisy = self._noisy(call, scales, draws)
                 noisy.progress = _passed_on(tally, int(np.sum(spent)), (self.samples - first) / len(draws))
-                e = noisy.explanation(weights)
+                e = call.oracle.within_memory(noisy.explanation, weights)
                 for k in range(len(draws)):
                     rows = slice(k * call.rows, (k + 1) * call.rows)
                     values = [np.asarray(v[rows], np.float64) for _, v in walk(e.values)]

@@ -16,14 +16,18 @@ Each offers the same handful of functions:
     host(array)                       a tensor of the framework as a NumPy array
     owns(x)                           whether x is a tensor of the framework
     widest()                          the widest float it computes in as it is configured
+    out_of_memory(error)              whether that is what the error says
+    free()                            bytes of the device's memory that are free, None where it does not tell
     rows_in_flight(width)             rows per call that suit a model whose forward makes `width` numbers of a row
     describe()                        versions and device, for the provenance
 
 `active()` is the one for the backend that Keras chose when it was imported.
 """
 
+import contextlib
 import functools
 import importlib
+from pathlib import Path
 
 import keras
 
@@ -38,6 +42,19 @@ class Reads(keras.StatelessScope):
     def get_current_value(self, variable):
         self.variables[id(variable)] = variable
         return super().get_current_value(variable)
+
+
+def main_memory():
+    """Bytes of main memory that may still be used, by the machine and by the group of processes; None if not told."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        text = Path("/proc/meminfo").read_text()
+        found.append(1024 * int(text.split("MemAvailable:")[1].split()[0]))
+    with contextlib.suppress(OSError, ValueError):  # a container's
+        group = Path("/sys/fs/cgroup")
+        most, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        found.append(int(most) - int(used))
+    return max(0, min(found)) if found else None
 
 
 @functools.cache

@@ -6,7 +6,7 @@ import jax
 import keras
 import numpy as np
 
-from aumann.backends import Reads, jax_secants
+from aumann.backends import Reads, jax_secants, main_memory
 from aumann.backends.jax_secants import operate as operate
 
 
@@ -90,6 +90,19 @@ def widest():
 
 def owns(x):
     return isinstance(x, jax.Array)
+
+
+def out_of_memory(error):
+    return isinstance(error, MemoryError) or (
+        isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
+    )
+
+
+def free():
+    if jax.default_backend() == "cpu":
+        return main_memory()
+    stats = jax.devices()[0].memory_stats()
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats else None
 
 
 def rows_in_flight(width):

@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-from aumann.backends import Reads, tensorflow_secants
+from aumann.backends import Reads, main_memory, tensorflow_secants
 from aumann.backends.tensorflow_secants import operate as operate
 from aumann.backends.tensorflow_secants import secants as secants
 
@@ -135,6 +135,15 @@ def widest():
 
 def owns(x):
     return isinstance(x, (tf.Tensor, tf.Variable))
+
+
+def out_of_memory(error):
+    return isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError))
+
+
+def free():
+    """Nobody tells how much of a GPU is left."""
+    return None if tf.config.list_logical_devices("GPU") else main_memory()
 
 
 def rows_in_flight(width):

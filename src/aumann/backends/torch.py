@@ -6,7 +6,7 @@ import keras
 import torch
 from torch.autograd import forward_ad
 
-from aumann.backends import Reads, torch_secants
+from aumann.backends import Reads, main_memory, torch_secants
 from aumann.backends.torch_secants import Secants
 from aumann.backends.torch_secants import operate as operate
 
@@ -143,6 +143,18 @@ def widest():
 
 def owns(x):
     return isinstance(x, torch.Tensor)
+
+
+def out_of_memory(error):
+    """The allocator of the CPU has no exception of its own."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
+    )
+
+
+def free():
+    device = keras.ops.zeros(()).device
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else main_memory()
 
 
 def rows_in_flight(width):

@@ -5,6 +5,7 @@ the sums stay on the device between them. Memory therefore grows with batch_size
 baselines or rows.
 """
 
+import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -54,18 +55,6 @@ def above(count):
     """The next round number, 2ᵏ or 3 · 2ᵏ: a few shapes serve whatever is compiled for each of them."""
     power = 1 << max(count - 1, 0).bit_length()
     return power // 4 * 3 if power // 4 * 3 >= count else power
-
-
-def groups(rows, size, dynamic):
-    """Row indices of each batch: arrays (≤ size,) and how many of them count.
-
-    Where every new shape is compiled (`dynamic` False) the last batch is padded, by repeating its last row, to the
-    next power of two: with round numbers of points, few numbers of points at all.
-    """
-    for first in range(0, rows, size):
-        count = min(size, rows - first)
-        width = count if dynamic else min(size, 1 << (count - 1).bit_length())
-        yield np.minimum(np.arange(first, first + width), rows - 1), count
 
 
 def make_step(gradients, paths, credit=share, compile=lambda fn: fn, inner=False):
@@ -171,38 +160,70 @@ class Work:
         return replace(self, rows=len(rows), load=lambda own: load(rows[own]), starts=self.starts.of(rows), index=index)
 
 
-def integrate(step, work, batch_size, dynamic, host, progress=None):
+def integrate(step, work, pace, backend, progress=None):
     """φ for every row.
 
     Returns:
         for each point an array (n, targets, *row).
     """
-    targets = work.index.shape[1]
-    packing = pack(work.points, batch_size, int(work.rule.cells))
+    results = [np.empty((work.rows, work.index.shape[1], *shape), work.dtype) for shape in work.shapes]
+    first = 0
+    while first < work.rows:
+        left = (work.rows - first) * work.points
+        size, points = pace.next(left)
+        packing = pack(work.points, size, int(work.rule.cells))
+        calls = max(1, points // work.points // packing.rows)
+        trial = points < left
+        section = range(first, min(work.rows, first + calls * packing.rows) if trial else work.rows)
+        start, known, ran = time.perf_counter(), len(pace.shapes), 0
+        try:
+            for stored, width in _section(step, work, packing, section, results, pace, backend, progress, trial):
+                first, ran = stored, ran + width * packing.points * packing.chunks
+        except Exception as error:
+            if not (pace.tuned and size > 1 and backend.out_of_memory(error)):
+                raise
+            pace.room.halve(size)
+        else:
+            if len(pace.shapes) == known:
+                pace.took(size, ran, time.perf_counter() - start, trial)
+    return results
+
+
+def _section(step, work, packing, section, results, pace, backend, progress, trial):
+    """Batches of one packing: after each, the row up to which the results are there, and how many rows it had."""
     chunks = list(_chunks(work, packing))
-    results = [np.empty((work.rows, targets, *shape), work.dtype) for shape in work.shapes]
-    waiting, width = None, None
-    for rows, count in groups(work.rows, packing.rows, dynamic):
+    targets = work.index.shape[1]
+    waiting, width, first = None, None, section.start
+    while first < section.stop:
+        left = section.stop - first
+        rows = first + np.minimum(np.arange(pace.width(left, packing.rows, packing.points, trial)), left - 1)
+        count = min(len(rows), left)
         ends, side = work.load(rows)
         if len(rows) != width or len(work.index) > 1:  # most batches share these
             width = len(rows)
             index = [_take(work.index, rows, "int32")]
             blank = [ops.zeros((width, targets, *shape), work.dtype) for shape in work.shapes]
         sums = blank
+        new = pace.is_new(width, packing.points)
         for chunk in chunks:
+            start = time.perf_counter()
             sums = step(sums, ends, chunk.starts(rows), chunk.nodes(rows), side, index)
+            if new:
+                pace.compiled(time.perf_counter() - start)
+                new = False
             if progress:
                 progress(count * chunk.points)
         if waiting:  # the next batch is under way while the last one is fetched
-            _store(results, *waiting, host)
+            yield _store(results, *waiting, backend.host), width
         waiting = rows[:count], sums
-    _store(results, *waiting, host)
-    return results
+        first += count
+    yield _store(results, *waiting, backend.host), width
 
 
 def _store(results, rows, sums, host):
     for result, total in zip(results, sums, strict=True):
         result[rows] = host(total)[: len(rows)]
+    return rows[-1] + 1
 
 
 def _chunks(work, packing):

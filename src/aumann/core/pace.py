@@ -1,0 +1,129 @@
+"""The pace: how many points of a path one call of the model takes.
+
+It begins with a guess. While there is much to do, twice as many and half as many are tried on the work itself, and the
+fastest stays; when memory runs out, half as many are taken from then on. Where every shape is compiled, one that is
+there already serves until it has lost as much time as compiling takes, as a pair of skis is hired.
+"""
+
+import math
+import time
+
+import numpy as np
+
+BETTER = 0.95  # of the time of the best, below which another size replaces it
+LONG = 0.5  # seconds of work below which nothing is tried
+PART = 6  # a trial is at most one part in so many of what is left
+TRIAL = 0.03  # seconds that a trial takes at least, for the clock's sake
+
+
+class Room:
+    """How many points fit into memory.
+
+    Args:
+        size: bytes that a point needs.
+        free: () -> bytes that are free, or None where nobody knows.
+    """
+
+    def __init__(self, size, free):
+        self.size, self.free, self.most = size, free, math.inf
+
+    def __call__(self):
+        """Points whose needs are half of what is free, or half of what was too much."""
+        free = self.free()
+        return max(1, int(min(self.most, 1 << 40 if free is None else free / 2 / self.size)))
+
+    def halve(self, size):
+        self.most = max(1, min(self.most, size // 2))
+
+
+class Pace:
+    """Points per call of one compiled function.
+
+    Args:
+        size: to begin with.
+        room: how many fit; shared by all that the model is called for.
+        tuned: whether others are tried; a size that was asked for stays.
+        dynamic: whether what is compiled takes a new number of rows.
+        laid: whether what is compiled takes (rows, points of each), or for the most part their product alone.
+    """
+
+    def __init__(self, size, room, tuned=True, dynamic=True, laid=False):
+        self.best, self.room, self.tuned, self.dynamic, self.laid = size, room, tuned, dynamic, laid
+        self.tried, self.speed = {}, None  # seconds a point
+        self.shapes, self.compiling, self.lost = set(), 0.0, {}
+
+    @property
+    def size(self):
+        return max(1, min(self.best, self.room())) if self.tuned else self.best
+
+    def next(self, left):
+        """Points per call, and how many of the `left` points to compute with it before asking again."""
+        if self.speed is None:
+            return self.size, min(left, self.size)
+        if self.tuned and left * self.speed > max(LONG, 10 * self.compiling):
+            for size in self._untried():
+                trial = max(2 * size, int(TRIAL / self.speed))
+                if PART * trial <= left:
+                    return size, trial
+        return self.size, left
+
+    def _untried(self):
+        best = self.size
+        around = [best] if best not in self.tried else [2 * best, best // 2]
+        return [size for size in around if size not in self.tried and 1 <= size <= self.room()]
+
+    def took(self, size, points, seconds, trial):
+        """So many points took so long, with nothing compiled on the way."""
+        self.speed = seconds / points
+        if trial:
+            self.tried[size] = self.speed
+            if self.speed < BETTER * self.tried.get(self.best, math.inf):
+                self.best = size
+
+    def width(self, count, most, points=1, trial=False):
+        """Rows of the next call, of `points` each, when `count` are left and `most` go side by side."""
+        if self.dynamic:
+            return min(count, most)
+        wanted = min(most, 1 << (count - 1).bit_length())
+        there = set() if trial else {rows for rows in self._widths(points) if rows <= most}
+        if not there or wanted in there:
+            return wanted
+        width = min((rows for rows in there if rows > wanted), default=max(there))
+        # rows that only fill up, or half the time of a call that is too short
+        lost = (width - wanted if width > wanted else width / 2) * points * (self.speed or 0)
+        lost = self.lost[wanted, points] = self.lost.get((wanted, points), 0.0) + lost
+        return wanted if lost > self.compiling else width
+
+    def _widths(self, points):
+        """Rows that have been called for with so many points each, or else with as many points in all."""
+        own = [rows for rows, each in self.shapes if each == points]
+        return (
+            own
+            if own or self.laid
+            else [rows * each // points for rows, each in self.shapes if rows * each % points == 0]
+        )
+
+    def is_new(self, rows, points=1):
+        """Whether a shape was never seen, or nothing was; it is seen from now on."""
+        shape = (1, 1) if self.dynamic else (rows, points)
+        new = shape not in self.shapes
+        self.shapes.add(shape)
+        return new
+
+    def compiled(self, seconds):
+        self.compiling = max(self.compiling, 0.0 if self.dynamic else seconds)
+
+    def groups(self, rows):
+        """Row indices of each call: arrays of its width, and how many of them count; the last is repeated."""
+        first = 0
+        while first < rows:
+            width = self.width(rows - first, self.size)
+            count = min(width, rows - first)
+            new, start = self.is_new(width), time.perf_counter()
+            yield np.minimum(np.arange(first, first + width), rows - 1), count
+            seconds = time.perf_counter() - start
+            if new:
+                self.compiled(seconds)
+            else:
+                self.speed = seconds / width
+            first += count

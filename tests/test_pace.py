@@ -1,0 +1,215 @@
+"""The number of rows of a call is found on the work itself, fits into memory, and compiles as little as it may."""
+
+import math
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import ops
+
+import aumann
+from aumann import backends
+from aumann.core import pace
+from aumann.core.pace import Pace, Room
+
+X = np.random.default_rng(0).normal(size=(300, 4)).astype("float32")
+RULE = aumann.midpoint(8)
+
+
+def room(most=1 << 40):
+    return Room(1, lambda: 2 * most)
+
+
+def tanh(x):
+    return ops.mean(ops.tanh(x) ** 2, axis=1)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 500), st.integers(1, 64), st.booleans())
+def test_groups_visit_every_row_once(rows, size, dynamic):
+    visited, widths = [], set()
+    for index, count in Pace(size, room(), dynamic=dynamic).groups(rows):
+        visited += list(index[:count])
+        widths.add(len(index))
+        assert len(index) <= size and (index < rows).all()
+    assert visited == list(range(rows))
+    assert dynamic or len(widths) <= 2
+
+
+def work_off(pace, left, seconds):
+    """What an engine does with a pace, on a machine that needs `seconds(size)` for a point: (time, sizes)."""
+    time, sizes = 0.0, []
+    while left:
+        size, points = pace.next(left)
+        assert size >= 1 and 1 <= points <= left
+        if not pace.is_new(1):
+            pace.took(size, points, points * seconds(size), points < left)
+        time += points * seconds(size)
+        left -= points
+        sizes.append(size)
+    return time, sizes
+
+
+@settings(deadline=None)
+@given(st.integers(0, 14), st.integers(0, 14), st.floats(0.3, 2))
+def test_a_long_job_finds_the_fastest_size(guess, best, steepness):
+    """A machine whose time for a point has one minimum, and rises to both sides of it."""
+
+    def seconds(size):
+        return 1e-3 * math.exp(steepness * abs(math.log2(size) - best))
+
+    found = Pace(2**guess, room())
+    work_off(found, 10_000_000, seconds)
+    assert found.best == 2**best
+    time, sizes = work_off(found, 10_000_000, seconds)
+    assert set(sizes) == {2**best}  # the next call tries no more
+    assert time == pytest.approx(10_000_000 * seconds(2**best))
+
+
+def test_no_size_is_tried_that_does_not_fit_or_was_not_asked_for_or_in_a_short_job():
+    falling = lambda size: 1e-3 / size  # noqa: E731
+    _, sizes = work_off(Pace(16, room(64)), 1_000_000, falling)
+    assert max(sizes) == 64
+    assert set(work_off(Pace(16, room(), tuned=False), 1_000_000, falling)[1]) == {16}
+    assert set(work_off(Pace(16, room()), 1000, falling)[1]) == {16}
+
+
+@settings(deadline=None)
+@given(st.integers(1, 400), st.lists(st.integers(1, 3000), min_size=1, max_size=60))
+def test_shapes_that_are_there_lose_no_more_time_than_compiling_takes(first, calls):
+    """Hired skis: what filling up and short calls lose before a shape is compiled is at most what compiling takes."""
+    own = Pace(256, room(), dynamic=False)
+    own.compiling, own.speed = 50.0, 0.01
+    lost = {}
+    for rows in [first, *calls]:
+        while rows > 0:
+            known = set(own.shapes)
+            wanted = min(256, 1 << (rows - 1).bit_length())
+            width = own.width(rows, 256)
+            own.is_new(width)
+            assert (width, 1) in known or width == wanted
+            if width != wanted:
+                lost[wanted] = lost.get(wanted, 0) + (width - wanted if width > wanted else width / 2) * own.speed
+            rows -= width
+    assert all(seconds <= own.compiling for seconds in lost.values())
+
+
+@pytest.mark.parametrize("options", [{"rule": RULE}, {"rule": aumann.secant(8)}, {}], ids=str)
+def test_a_call_with_other_rows_compiles_nothing(options, monkeypatch):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3, "softmax")])
+    method = aumann.IntegratedGradients(model, **options)
+    method.explain(X[:100] if options else X, 0)  # to a tolerance, others may need nodes that these did not
+    (oracle,) = method._oracles.values()
+    monkeypatch.setattr(pace, "LONG", math.inf)
+    backend, compiled = backends.active(), []
+    if keras.config.backend() == "jax":
+        import jax
+
+        def listen(event, seconds, **_):
+            if listening and "backend_compile" in event:
+                compiled.append(event)
+
+        listening = True
+        jax.monitoring.register_event_duration_secs_listener(listen)
+    shapes = {key: set(p.shapes) for key, p in oracle._paces.items()}
+    for n in (60, 130, 7, 1, 300, 100):
+        method.explain(X[:n], 0)
+    listening = False
+    assert not compiled
+    if not backend.dynamic(False):
+        assert shapes == {key: set(p.shapes) for key, p in oracle._paces.items()}
+
+
+def test_sizes_that_are_tried_change_no_value(monkeypatch):
+    monkeypatch.setattr(pace, "LONG", 0)
+    monkeypatch.setattr(pace, "TRIAL", 0)
+    monkeypatch.setattr(backends.active(), "rows_in_flight", lambda width: 16)
+    method = aumann.IntegratedGradients(tanh, rule=RULE)
+    e = method.explain(X)
+    tried = [p.tried for oracle in method._oracles.values() for p in oracle._paces.values() if p.tried]
+    if backends.active().dynamic(False):  # elsewhere compiling would have to pay
+        assert len(tried[0]) > 1
+    assert np.allclose(
+        e.values, aumann.IntegratedGradients(tanh, rule=RULE, batch_size=64).explain(X).values, atol=1e-6
+    )
+
+
+def test_half_as_many_rows_where_memory_runs_out(monkeypatch):
+    """What was computed before it stays; a size that was asked for is not changed, and the error names it."""
+    backend = backends.active()
+    compile, sizes = backend.compile, []
+
+    def failing(fn, variables=()):
+        run = compile(fn, variables)
+
+        def few(*args):
+            points = max(len(leaf) for leaf in keras.tree.flatten(args) if len(leaf.shape))
+            if points > 100 and len(sizes) > 2:
+                raise MemoryError
+            sizes.append(points)
+            return run(*args)
+
+        return few
+
+    monkeypatch.setattr(backend, "compile", failing)
+    monkeypatch.setattr(backend, "rows_in_flight", lambda width: 256)
+    want = tanh_values()
+    method = aumann.IntegratedGradients(tanh, rule=RULE)
+    e = method.explain(X)
+    assert 16 < e.provenance["batch_size"] < 128 and np.allclose(e.values, want, atol=1e-6)
+    assert np.allclose(method.explain(X[:50]).values, want[:50], atol=1e-6)
+    with pytest.raises(MemoryError, match=r"received one of 256 rows of the model; .*Give a smaller batch_size="):
+        aumann.IntegratedGradients(tanh, rule=RULE, batch_size=256).explain(X)
+
+
+def tanh_values():
+    """Of F = mean tanh² at the midpoints, by hand."""
+    t = RULE.nodes
+    slope = np.tanh(X[:, None] * t[:, None]) * (1 - np.tanh(X[:, None] * t[:, None]) ** 2)
+    return X * (2 * slope / X.shape[1] * RULE.weights[:, None]).sum(1)
+
+
+def test_a_batch_beyond_all_memory_is_refused_beforehand(monkeypatch):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1000)])
+    monkeypatch.setattr(backends.active(), "free", lambda: 2**20)
+    with pytest.raises(MemoryError, match=r"one of 2400 rows of the model, which takes about 0\.0\d+ GB; 0\.00098 GB"):
+        aumann.IntegratedGradients(model, rule=RULE, batch_size=5000).explain(X, 0)
+    assert aumann.IntegratedGradients(model, rule=RULE).explain(X, 0).provenance["batch_size"] < 100
+
+
+FULL = """
+import resource
+import keras, numpy as np, aumann
+from keras import ops
+from aumann import backends
+w = np.linspace(0, 1, 1 << 14, dtype="float32")
+def f(x):
+    x = ops.expand_dims(x, -1) * ops.convert_to_tensor(w)
+    # one large tensor for a row, also where XLA would make tanh and mean one loop
+    x = ops.sort(x, axis=-1) if keras.config.backend() == "jax" else ops.tanh(x)
+    return ops.mean(x ** 2, axis=(1, 2))
+x = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
+rule = aumann.midpoint(16)
+want = aumann.IntegratedGradients(f, rule=rule, batch_size=16).explain(x).values
+backends.active().rows_in_flight = lambda width: 256
+backends.active().free = lambda: None
+size = 1024 * int(open("/proc/self/status").read().split("VmSize:")[1].split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (size + 300 * 2**20,) * 2)
+auto = aumann.IntegratedGradients(f, rule=rule)
+for _ in range(2):
+    e = auto.explain(x)
+    assert np.allclose(e.values, want, atol=1e-6) and 1 <= e.provenance["batch_size"] < 256
+    print(e.provenance["batch_size"])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is that of Linux")
+def test_a_real_lack_of_memory():
+    """300 MB are left, and a tensor of 256 rows takes 128: on and between the ways several of them are needed."""
+    out = subprocess.run([sys.executable, "-W", "ignore", "-c", FULL], capture_output=True, text=True)
+    assert out.returncode == 0, out.stderr[-2000:]
