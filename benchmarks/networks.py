@@ -5,10 +5,12 @@ import numpy as np
 from keras import layers as L
 
 
-def mlp():
+def mlp(activation="relu", classes=3):
     """Three layers on 32 tabular features."""
     keras.utils.set_random_seed(1)
-    return keras.Sequential([L.Input((32,)), L.Dense(64, "relu"), L.Dense(64, "relu"), L.Dense(3, "softmax")])
+    return keras.Sequential([
+        L.Input((32,)), L.Dense(64, activation), L.Dense(64, activation), L.Dense(classes, "softmax"),
+    ])  # fmt: skip
 
 
 def iris():
@@ -17,12 +19,12 @@ def iris():
     return keras.Sequential([L.Input((4,)), L.Dense(16, "tanh"), L.Dense(16, "tanh"), L.Dense(3, "softmax")])
 
 
-def transformer():
-    """Three blocks of attention over the eight lines of a digit."""
+def transformer(blocks=3):
+    """Blocks of attention over the eight lines of a digit."""
     keras.utils.set_random_seed(4)
     x = L.Input((8, 8))
     h = L.Dense(32)(x)
-    for _ in range(3):
+    for _ in range(blocks):
         normal = L.LayerNormalization()(h)
         h = h + L.MultiHeadAttention(4, 8)(normal, normal)
         h = h + L.Dense(32)(L.Dense(64, "gelu")(L.LayerNormalization()(h)))
@@ -41,10 +43,25 @@ def digits_cnn(activation="relu", final="softmax", pooling="max"):
     ])  # fmt: skip
 
 
-def mobilenet():
+def mobilenet(final="softmax"):
     """Keras's own MobileNetV2 at 224 × 224, without trained weights."""
     keras.utils.set_random_seed(3)
-    return keras.applications.MobileNetV2(weights=None)
+    return keras.applications.MobileNetV2(weights=None, classifier_activation=final)
+
+
+def settle(model, x):
+    """Gives the batch normalisations the means and variances of some rows, as training would.
+
+    Without them, and with biases of zero, a network of ReLUs is linear on every path from zero.
+    """
+    norms = [layer for layer in model.layers if isinstance(layer, L.BatchNormalization)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    model(x, training=True)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model
 
 
 def rows(model, n, seed=0):

@@ -278,6 +278,22 @@ def entries(case, name, nodes, auto, points, most):
     return found
 
 
+def turns(ours, theirs, seconds):
+    """Entries run in turn for about as many seconds; a peer that is far behind stands by its trial.
+
+    Returns:
+        {contestant: seconds of each round}, and {peer: rounds that it ran in}.
+    """
+    fastest = min(entry.trial for entry in [*ours.values(), *theirs.values()])
+    near = {name: entry for name, entry in theirs.items() if entry.trial <= FAR * fastest}
+    running = ours | near
+    once = sum(entry.trial for entry in running.values())
+    rounds = int(np.clip(seconds / once, *ROUNDS)) if near else 1
+    times = race({name: entry.run for name, entry in running.items()}, rounds, warm=0)
+    times |= {name: np.full(rounds, entry.trial) for name, entry in theirs.items() if name not in near}
+    return times, {name: rounds if name in near else 1 for name in theirs}
+
+
 def contest(case, names, nodes, seconds):
     """Rows of the table: one for each peer, with its ratio to aumann or the reason why there is none."""
     method = aumann.IntegratedGradients(case.model, rule=aumann.gauss_legendre(nodes))
@@ -295,13 +311,7 @@ def contest(case, names, nodes, seconds):
                 found |= entries(case, name, nodes, mine.size, len(e.prediction) * nodes, largest)
         except Exception as error:
             rows.append(row(case, nodes, e, name, ours=mine.trial, reason=reason(error)))
-    fastest = min(entry.trial for entry in [mine, *found.values()])
-    near = {name: entry for name, entry in found.items() if entry.trial <= FAR * fastest}
-    far = {name: entry for name, entry in found.items() if name not in near}
-    once = mine.trial + sum(entry.trial for entry in near.values())
-    rounds = int(np.clip(seconds / once, *ROUNDS)) if near else 1
-    times = race({"ours": mine.run, **{name: entry.run for name, entry in near.items()}}, rounds, warm=0)
-    times |= {name: np.full(rounds, entry.trial) for name, entry in far.items()}
+    times, rounds = turns({"ours": mine}, found, seconds)
     for name, entry in found.items():
         rows.append(
             row(
@@ -310,7 +320,7 @@ def contest(case, names, nodes, seconds):
                 ours=float(np.median(times["ours"])),
                 seconds=float(np.median(times[name])),
                 ratio=quartiles(times[name], times["ours"]),
-                rounds=rounds if name in near else 1,
+                rounds=rounds[name],
                 difference=difference(entry.values, mine.values),
                 residual=residual(entry.values, e),
                 our_residual=residual(mine.values, e),
@@ -348,12 +358,13 @@ def reason(error):
     return f"{type(error).__name__}: {line[:160]}"
 
 
-def apart(name, peer, quick):
-    """The rows of a contest in a process of its own."""
+def apart(script, name, peer, quick):
+    """The rows of a contest of a script with a peer, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        done = record.python("benchmarks.peers", name, "--peers", peer, "--out", folder, *["--quick"] * quick)
-        rows = record.load(folder, f"peers-{keras.config.backend()}")
-    return rows or [{"case": name, "peer": peer, "reason": record.last_line(done.stderr)}]
+        done = record.python(f"benchmarks.{script}", name, "--peers", peer, "--out", folder, *["--quick"] * quick)
+        rows = record.load(folder, f"{script}-{keras.config.backend()}")
+    missing = {"backend": keras.config.backend(), "case": name, "peer": peer}
+    return rows or [{**missing, "reason": record.last_line(done.stderr)}]
 
 
 # ---- what is printed ---------------------------------------------------------------------------------------------
@@ -387,7 +398,7 @@ def main():
         found = contest(find(name, args.quick), together, 8 if args.quick else NODES, 1 if args.quick else SECONDS)
         if not args.peers:
             for peer in here:
-                found += apart(name, peer, args.quick) if PEERS[peer].apart else []
+                found += apart("peers", name, peer, args.quick) if PEERS[peer].apart else []
         print(sentence(found), flush=True)
         rows += found
         record.save(rows, args.out, f"peers-{backend}")

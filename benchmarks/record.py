@@ -34,6 +34,14 @@ def save(rows, out, name):
         Path(out, f"{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
 
 
+def merge(rows, out, name, *keys):
+    """Writes the rows to `out`/`name`.json, if there is an `out`, in place of those there that have the same keys."""
+    if out:
+        new = {tuple(row[key] for key in keys) for row in rows}
+        kept = [row for row in load(out, name) if tuple(row[key] for key in keys) not in new]
+        save(kept + rows, out, name)
+
+
 def load(out, name):
     """The rows of `out`/`name`.json; none if there is no such file."""
     file = Path(out, f"{name}.json")

@@ -1,16 +1,16 @@
 """Every benchmark on every backend, each script in a process of its own, and a page of what they measured.
 
-    python -m benchmarks.run [floor peers family interactions agree memory exactness tolerance]
-                             [--backends torch …] [--quick] [--page-only]
+    python -m benchmarks.run [floor peers accuracy stream targets parts startup family interactions agree memory
+                              exactness tolerance] [--backends torch …] [--quick] [--page-only]
 
 `make bench` runs this. Rows go to out/bench as JSON, the printed lines to lines.txt there, and the page to
 docs/benchmarks.md, or for a smoke run to out/bench as well; what was measured of tolerances ends docs/exactness.md. The
-pages are written from the rows alone; --page-only writes them again from those of the last run.
+pages are written from the rows alone; --page-only writes them again from those that are there, of several runs or of
+scripts that were run by themselves with --out out/bench.
 """
 
 import contextlib
 import datetime
-import json
 import os
 import platform
 import subprocess
@@ -22,12 +22,17 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import record, tolerance
+from benchmarks import parts, record, targets, tolerance
 from benchmarks.contest import spread
 
 SCRIPTS = {
     "floor": True,
     "peers": True,
+    "accuracy": True,
+    "stream": True,
+    "targets": True,
+    "parts": True,
+    "startup": True,
     "family": True,
     "interactions": True,
     "agree": False,
@@ -103,8 +108,15 @@ def run_all(scripts, backends, out, quick):
         "".join(f"== {d['script']}\n{''.join(d['lines'])}" for d in done), encoding="utf-8"
     )
     took = [{key: d[key] for key in ("script", "minutes", "failed")} for d in done]
-    record.save({"machine": about, "scripts": took, "quick": quick}, out, "run")
+    before, again = last(out), {d["script"] for d in took}
+    kept = [d for d in before["scripts"] if d["script"] not in again] if before["quick"] == quick else []
+    record.save({"machine": about, "scripts": kept + took, "quick": quick}, out, "run")
     return not any(d["failed"] for d in done)
+
+
+def last(out):
+    """What the last run said of itself; of scripts that were run by themselves, only the machine is known."""
+    return record.load(out, "run") or {"machine": machine(), "scripts": [], "quick": False}
 
 
 # ---- the page ----------------------------------------------------------------------------------------------------
@@ -124,13 +136,13 @@ def ratio(row):
 
 def page(out):
     """The whole page, from the rows in `out`."""
-    about = json.loads(Path(out, "run.json").read_text(encoding="utf-8"))
-    peers = [row for backend in record.BACKENDS for row in record.load(out, f"peers-{backend}")]
-    floors = [row for backend in record.BACKENDS for row in record.load(out, f"floor-{backend}")]
-    families, pairs = (
-        [row for backend in record.BACKENDS for row in record.load(out, f"{script}-{backend}")]
-        for script in ("family", "interactions")
-    )
+    about = last(out)
+    rows = {
+        script: [row for backend in record.BACKENDS for row in record.load(out, f"{script}-{backend}")]
+        for script, each in SCRIPTS.items()
+        if each
+    }
+    peers = rows["peers"]
     smoke = ["**A smoke run: tiny sizes, few cases. The numbers say nothing.**", ""] if about["quick"] else []
     lines = [
         "# Benchmarks", "",
@@ -139,7 +151,9 @@ def page(out):
         *smoke,
         *table(("", ""), list(about["machine"].items())),
         *ahead(peers), *summary(peers), *details(peers), *refused(peers),
-        *floor(floors), *family(families), *interactions(pairs),
+        *accuracy(rows["accuracy"]), *floor(rows["floor"]), *stream(rows["stream"]), *at_once(rows["targets"]),
+        *where(rows["parts"]), *startup(rows["startup"]), *family(rows["family"]),
+        *interactions(rows["interactions"]),
         *agreement(record.load(out, "agree")), *memory(record.load(out, "memory")),
         *exactness(record.load(out, "exactness")), *account(about),
     ]  # fmt: skip
@@ -211,12 +225,16 @@ def details(rows):
 
 def refused(rows):
     """What a peer could not do, and why."""
+    return ["## What a peer could not take", "", *(refusals(rows) or table((), []))]
+
+
+def refusals(rows):
     found = defaultdict(list)
     for r in rows:
         if "reason" in r:
             found[r["peer"], r["backend"], r["reason"]].append(r["case"])
     body = [(peer, backend, ", ".join(cases), reason) for (peer, backend, reason), cases in sorted(found.items())]
-    return ["## What a peer could not take", "", *table(("peer", "backend", "cases", "reason"), body)]
+    return table(("peer", "backend", "cases", "reason"), body) if body else []
 
 
 def floor(rows):
@@ -233,6 +251,159 @@ def floor(rows):
     )
     header = ("backend", "case", "gradients", "ours, s", "ours ÷ bare", "bare, ms each", "its batch", "our batch")
     return ["## The floor", "", text, "", *table(header, body)]
+
+
+def bar(text, judged):
+    """What is asked for, and who has it: `judged` are (who, whether)."""
+    missed = [who for who, met in judged if not met]
+    if not judged:
+        return ["", f"Bar: {text}.", ""]
+    answer = f"missed by {', '.join(missed)}" if missed else "met everywhere"
+    return ["", f"Bar: {text}; {answer} ({len(judged) - len(missed)} of {len(judged)}).", ""]
+
+
+def accuracy(rows):
+    """What 1 % of true error costs aumann and every peer."""
+    ran = [r for r in rows if "ratio" in r]
+    races = defaultdict(list)
+    for r in ran:
+        races[r["backend"], r["case"]].append(r)
+    judged = [
+        (f"{case} on {backend}", all(r["ratio"][1] >= 1 and r["ours"]["reached"] for r in own))
+        for (backend, case), own in races.items()
+    ]
+
+    def side(way):
+        return f"{way['error']:.1e}" if way["reached"] else f"**{way['error']:.1e}**"
+
+    ours = [
+        (
+            backend, case, r["kind"], r["rows"], side(r["ours"]), f"{r['ours']['evaluations']:.0f}",
+            f"{r['ours']['seconds']:.3g}", r["fixed"]["rule"], side(r["fixed"]), f"{r['fixed']['seconds']:.3g}",
+        )
+        for (backend, case), (r, *_) in races.items()
+    ]  # fmt: skip
+
+    def least(r, key):
+        return ("" if r["reached"] else "≥ ") + ratio({**r, "ratio": r[key]})
+
+    theirs = [
+        (
+            r["backend"], r["case"], r["peer"], r["setting"], side(r), r["batch"], f"{r['seconds']:.3g}",
+            least(r, "ratio"), least(r, "fixed_ratio"),
+        )
+        for r in ran
+    ]  # fmt: skip
+    text = (
+        "The seconds until 99 % of the rows are within 1 % of the reference (relative L1). A peer has the smallest "
+        "power of two of its steps or samples that does it, found by somebody who knows the reference; aumann has "
+        "tolerance=0.01, which does not know it, and for comparison the cheapest rule that is told. *Error*: what 99 % "
+        "of the rows do not exceed, in bold where that is more than 1 %: the most steps that were tried were not "
+        "enough, and the time is a lower bound (≥). What a peer could not take stands below."
+    )
+    mine = ("backend", "case", "kind", "rows", "error", "gradients a row", "s", "cheapest rule", "its error", "s")
+    header = ("backend", "case", "peer", "steps", "error", "batch", "s", "÷ tolerance", "÷ cheapest rule")
+    return [
+        "## The time to 1 % true error", "", text,
+        *bar("no peer is sooner there than aumann with its tolerance, which keeps what it says", judged),
+        "aumann:", "", *table(mine, ours), "The peers, in parts of aumann's seconds:", "", *table(header, theirs),
+        *refusals(rows),
+    ]  # fmt: skip
+
+
+def stream(rows):
+    """Rows a second of a long file, and the memory that takes."""
+    fast = [r for r in rows if r["case"] == "speed"]
+    body = [
+        (
+            r["backend"], r["rows"], f"{r['rows a second']:.3g}", ratio(r), r["bare_batch"],
+            f"{r['refined']['rows a second']:.3g}", f"{r['refined']['evaluations']:.1f}",
+            f"{r['refined']['converged']:.2%}",
+        )
+        for r in fast
+    ]  # fmt: skip
+    held = [r for r in rows if r["case"] == "memory"]
+    sizes = held[0]["sizes"] if held else []
+    peaks = [
+        (
+            r["backend"], r["how"],
+            *(f"{peak:.0f} ({own:.0f})" for peak, own in zip(r["peaks"], r["own"], strict=True)), f"{r['growth']:.2f}",
+        )
+        for r in held
+    ]  # fmt: skip
+    text = (
+        "A memmap of rows of 32 features through an MLP in one call. The rows a second by ten Gauss–Legendre nodes are "
+        "given in parts of the bare loop's, at its best batch size; then those to tolerance 0.01."
+    )
+    memory = (
+        "The peak of a process above what it had before it explained, in MB; in brackets how much of that are the "
+        "inputs and the results. *Growth*: the last over the first, beyond these."
+    )
+    header = (
+        "backend", "rows", "rows a second", "÷ bare loop's", "its batch", "to a tolerance", "gradients a row",
+        "converged",
+    )  # fmt: skip
+    return [
+        "## A million rows", "", text,
+        *bar("0.70 of the bare loop's rows a second", [(r["backend"], r["ratio"][1] >= 0.7) for r in fast]),
+        *table(header, body), memory,
+        *bar("flat, growth 1.25 at most", [(f"{r['how']} on {r['backend']}", r["growth"] <= 1.25) for r in held]),
+        *table(("backend", "how", *sizes, "growth"), peaks),
+    ]  # fmt: skip
+
+
+def at_once(rows):
+    """Several classes in one call."""
+    body = [
+        (
+            r["backend"], r["case"], r["how"], r["rows"], f"{r['seconds']:.3g}", ratio(r),
+            " against ".join(map(str, r["evaluations"])), f"{r['differs']:.1e}",
+        )
+        for r in rows
+    ]  # fmt: skip
+    text = (
+        f"The seconds of one call for {targets.CLASSES} classes in parts of those of as many calls for one. *Points*: "
+        "of the paths, at each of which there is one forward pass, and a backward pass for each class of the call."
+    )
+    judged = [(f"{r['case']} on {r['backend']}", r["ratio"][1] <= 0.75) for r in rows if "nodes" in r["how"]]
+    header = ("backend", "case", "how", "rows", "s", "÷ one by one", "points", "values differ by")
+    return ["## Ten classes at once", "", text, *bar("0.75 at a fixed cost", judged), *table(header, body)]
+
+
+def where(rows):
+    """Where the time of a call goes."""
+    body = [
+        (
+            r["backend"], r["case"], f"{r['rows']} × {r['nodes']}", f"{r['seconds']:.3g}",
+            *(f"{r['parts'][part][1]:.2f}" for part in parts.PARTS), f"{r['python']:.2f}",
+        )
+        for r in rows
+    ]  # fmt: skip
+    text = (
+        "Medians, in parts of the call's time, of what is in it run alone. "
+        + "; ".join(f"*{part}*: {what}" for part, what in parts.PARTS.items())
+        + "; *Python*: the time in Python's own functions in parts of a profiled call, which is more than without a "
+        "profile. Parts overlap, so they need not add up."
+    )
+    judged = [(f"{r['case']} on {r['backend']}", r["parts"]["model"][1] >= 0.7) for r in rows]
+    header = ("backend", "case", "rows × nodes", "s", *parts.PARTS, "Python")
+    return ["## Where the time goes", "", text, *bar("0.70 of it in the model", judged), *table(header, body)]
+
+
+def startup(rows):
+    """From nothing to a first explanation."""
+    steps = list(rows[0]["seconds"]) if rows else []
+    body = [(r["backend"], *(spread(r["seconds"][step]) for step in steps)) for r in rows]
+    text = (
+        "Seconds in a fresh process: `import keras`, which imports the framework; `import aumann` on top; a small MLP "
+        "made and called once; its first explanation, compiling included; the second. *Beyond the framework*: the "
+        "import of aumann and the first explanation."
+    )
+    judged = [(r["backend"], r["seconds"]["beyond the framework"][1] <= 2) for r in rows]
+    return [
+        "## From nothing to an explanation", "", text, *bar("2 seconds beyond the framework", judged),
+        *table(("backend", *steps), body),
+    ]  # fmt: skip
 
 
 def agreement(rows):
