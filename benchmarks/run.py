@@ -259,7 +259,7 @@ def bar(text, judged):
     if not judged:
         return ["", f"Bar: {text}.", ""]
     answer = f"missed by {', '.join(missed)}" if missed else "met everywhere"
-    return ["", f"Bar: {text}; {answer} ({len(judged) - len(missed)} of {len(judged)}).", ""]
+    return ["", f"Bar: {text}; {answer} (met by {len(judged) - len(missed)} of {len(judged)}).", ""]
 
 
 def accuracy(rows):

@@ -10,6 +10,7 @@ to the framework is its import and the first explanation.
 import json
 import os
 import time
+from itertools import pairwise
 
 from benchmarks import record
 
@@ -40,7 +41,7 @@ def once():
     for _ in range(2):
         method.explain(x, target=0)
         tick()
-    return {step: b - a for step, a, b in zip(STEPS, times, times[1:], strict=True)}
+    return {step: b - a for step, (a, b) in zip(STEPS, pairwise(times), strict=True)}
 
 
 def measure(processes):
