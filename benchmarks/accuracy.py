@@ -67,7 +67,7 @@ def digits(name, rows=60):
     return zoo.Case(name, model, x[classes == 3][-rows:], 3)
 
 
-def transformer(name, rows=60):
+def transformer(name, rows=30):
     """Threes again, line by line, and six blocks of attention."""
     from sklearn.datasets import load_digits
 
@@ -95,7 +95,7 @@ CASES = {
     "mlp_tanh": Kind(mlp, smooth=True),
     "digits_relu": Kind(digits, smooth=False),
     "digits_gelu_mean": Kind(digits, smooth=True),
-    "transformer": Kind(transformer, smooth=True),
+    "transformer": Kind(transformer, smooth=True, fine=1024),
     "mobilenet": Kind(mobilenet, smooth=False, fine=1024, cap=128),
     "efficientnet": Kind(efficientnet, smooth=False, fine=1024, cap=128),
 }
