@@ -123,7 +123,7 @@ class Call:
         """
         o = self.oracle
         work = engine.Work(self.rows, self.load, self._carried, self.index, rule, o.results, o.dtype).of(rows)
-        once = once or o.backend.dynamic(False)
+        once = once or o.dynamic(False)
         key = "step", self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once
         pace = o.pace(*key)
         o.refuse_too_large(work.rows * work.points)
@@ -659,6 +659,7 @@ class Call:
             **({"fixed": f} if (f := [n for n, r in zip(o.names, o.roles, strict=True) if r == "fixed"]) else {}),
             "baselines": self.starts.count,
             "batch_size": self.batch_size,
+            **({"compile": " and ".join(o.ways)} if o.ways else {}),
             "dtype": o.dtype,
             "backend": keras.config.backend(),
             "device": device,

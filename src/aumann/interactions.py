@@ -229,7 +229,7 @@ class IntegratedHessians(Method):
         shape = len(self.chosen), len(self.names)
         key = o, tuple(call.functions)
         if key not in self._steps:
-            self._steps[key] = o.backend.compile(_make_step(o, call.functions), o.variables)
+            self._steps[key] = o.compile(_make_step(o, call.functions))
         chosen = ops.convert_to_tensor(self.chosen, "int32")
         labels = [] if self.labels is None else [ops.convert_to_tensor(self.labels, "int32")]
 
@@ -242,7 +242,7 @@ class IntegratedHessians(Method):
         work = engine.Work(call.rows, load, call.starts, call.index, rule, [shape], o.dtype).of(rows)
         fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.points
         call.tally.expect(work.rows * work.points)
-        pace = Pace(min(o.batch_size, fit), o.room, False, o.backend.dynamic(False), laid=True)
+        pace = Pace(min(o.batch_size, fit), o.room, False, o.dynamic(False), laid=True)
         pace = self._paces.setdefault((*key, fit), pace)
         matrix = engine.integrate(step, work, pace, o.backend, call.tally)
         return matrix + call.integrate(rows, gauss_legendre(len(rule)))

@@ -143,7 +143,8 @@ class IntegratedGradients(Method):
             `aumann.Blur`, or a function (start, end, t) -> point, or -> (point, velocity), in operators or keras.ops;
             start is (1|S, 1|M, *row), end (S, 1, *row), t (S, M, 1, …), point (S, M, *row). For several inputs a list
             or dict like them gives each its own; one left out of a dict goes straight.
-        running: how the model is run, as fields of `aumann.running.Running`: `batch_size`.
+        running: how the model is run, as fields of `aumann.running.Running`: `batch_size`,
+            `compile`.
 
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
     """

@@ -90,6 +90,8 @@ class Oracle:
 
     def __init__(self, model, structure, leaves, output, places=None, inner=(), running=None):
         self.backend = backends.active()
+        self.running = running or Running()
+        self.way, self._made = backends.way(self.running.compile), []
         self.model, self.structure, self.output = model, structure, output
         self.names = [leaf.name for leaf in leaves]
         self.roles = [leaf.role for leaf in leaves]
@@ -120,7 +122,6 @@ class Oracle:
         self.held = [i for i, role in enumerate(self.roles) if role != "moves"]
         self.shapes = [leaves[i].array.shape[1:] for i in self.moving] + [r.shape for r in self.readings]
         self._compiled, self._paces, self._kinked, self._first = {}, {}, {}, first
-        self.running = running or Running()
         # what a forward pass makes, and as much again on the way back
         self.room = Room(2 * self.width * np.dtype(self.dtype).itemsize, self.backend.free)
         self.results = [r.shape for r in self.inner] or self.shapes
@@ -335,8 +336,8 @@ class Oracle:
         """`Pace` of what `compiled` gives for the same arguments."""
         key = what, tuple(functions), paths, credit, targets, cells, once
         if key not in self._paces:
-            dynamic = self.backend.dynamic(cells)
-            laid = once and not self.backend.dynamic(False)
+            dynamic = self.dynamic(cells) if what in ("step", "gradients") else self.backend.dynamic(False)
+            laid = once and not self.dynamic(False)
             self._paces[key] = Pace(self.batch_size, self.room, self.running.batch_size == "auto", dynamic, laid)
         return self._paces[key]
 
@@ -392,17 +393,34 @@ class Oracle:
         if self.inner:
             gradients = inner_gradients
 
-        def compile(fn, variables=()):
-            return fn if hasattr(self.model, "pull") else self.backend.compile(fn, variables)
-
         if what == "step":
             paths = [chorded(p) if cells else moving(p, self.backend.push) for p in paths]
             inner = bool(self.inner)
             if not once:
-                return engine.make_step(compile(gradients, self.variables), paths, credit, compile, inner)
-            return compile(engine.make_step(gradients, paths, credit, inner=inner), self.variables)
+                return engine.make_step(self.compile(gradients), paths, credit, self.quick, inner)
+            return self.compile(engine.make_step(gradients, paths, credit, inner=inner))
         plain = {"flat": flat, "read": self._read, "look": self.look, "held": held, "gradients": gradients}
-        return compile(plain[what], self.variables)
+        return (self.compile if what == "gradients" else self.quick)(plain[what])
+
+    def compile(self, fn):
+        """fn of lists of tensors, compiled as asked for: what differentiates, which takes the time."""
+        self._made.append(self.quick(fn, self.way))
+        return self._made[-1]
+
+    def quick(self, fn, way=None):
+        """The same as is quickest to compile; a graph that brings its own `pull` is run as it is."""
+        if hasattr(self.model, "pull"):
+            return fn
+        return self.backend.compile(fn, self.variables, way or self.backend.WAYS[0])
+
+    def dynamic(self, cells):
+        """Whether what differentiates takes a new number of rows without compiling again."""
+        return self.backend.dynamic(cells, self.way)
+
+    @property
+    def ways(self):
+        """The names of how what differentiates has been run."""
+        return sorted(set().union(*(getattr(fn, "ways", ()) for fn in self._made)))
 
     def _read(self, leaves):
         """What passes the places that move, in order."""

@@ -2,8 +2,10 @@
 
 Each offers the same handful of functions:
 
-    dynamic(cells)                    whether a compiled function takes a new number of rows without compiling again
-    compile(fn, variables)            fn of lists of tensors, compiled; Keras variables are read, never written
+    WAYS, AUTO                        names of how it compiles, from the quickest to compile to the fastest to run
+    dynamic(cells, way)               whether a compiled function takes a new number of rows without compiling again
+    compile(fn, variables, way)       fn of lists of tensors, compiled; Keras variables are read, never written; its
+                                      `ways` are the names of how it has been run
     trace(fn, *arrays)                run fn, on shapes alone where the framework can -> the Keras variables it read
     gradients(fn, points)             fn(points) -> (rows, k) and, for each point and column, d Σ column / d point
     curvatures(fn, point, chosen)     rows of the Hessian of fn: (rows, n) -> (rows, k), as (rows, k, chosen, n)
@@ -67,3 +69,17 @@ def active():
             "Set KERAS_BACKEND to one of the three before keras is imported."
         )
     return importlib.import_module(f"aumann.backends.{name}")
+
+
+def way(compile):
+    """What `compile=` asks for: one of the backend's `WAYS`, or what it takes for "auto"."""
+    ways = active().WAYS
+    if isinstance(compile, bool) and (compile or len(ways) > 1):
+        return ways[-1 if compile else 0]
+    if isinstance(compile, str) and compile in ("auto", *ways):
+        return active().AUTO if compile == "auto" else compile
+    there = [repr(w) for w in ("auto", True, *([False] if len(ways) > 1 else []), *ways)]
+    raise ValueError(
+        f"Expected compile= one of {', '.join(there)}, which is what there is on {keras.config.backend()}; received "
+        f"{compile!r}. Leave it out, or choose one of these."
+    )

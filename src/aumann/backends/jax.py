@@ -9,13 +9,16 @@ import numpy as np
 from aumann.backends import Reads, jax_secants, main_memory
 from aumann.backends.jax_secants import operate as operate
 
+WAYS = ("xla",)
+AUTO = "xla"
 
-def dynamic(cells):
+
+def dynamic(cells, way="xla"):
     """Every shape is compiled."""
     return False
 
 
-def compile(fn, variables):
+def compile(fn, variables, way="xla"):
     """`jax.jit` over (values of the variables, arguments)."""
 
     @jax.jit
@@ -23,7 +26,11 @@ def compile(fn, variables):
         with keras.StatelessScope(state_mapping=list(zip(variables, state, strict=True))):
             return fn(*args)
 
-    return lambda *args: run([v.value for v in variables], args)
+    def with_state(*args):
+        return run([v.value for v in variables], args)
+
+    with_state.ways = {way}
+    return with_state
 
 
 def trace(fn, *arrays):

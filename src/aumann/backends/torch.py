@@ -1,4 +1,4 @@
-"""PyTorch: eager autograd; parameters are read detached, so no graph reaches them."""
+"""PyTorch: eager autograd, or what inductor makes of it; parameters are read detached, so no graph reaches them."""
 
 import contextlib
 
@@ -6,24 +6,32 @@ import keras
 import torch
 from torch.autograd import forward_ad
 
-from aumann.backends import Reads, main_memory, torch_secants
+from aumann.backends import Reads, main_memory, torch_inductor, torch_secants
 from aumann.backends.torch_secants import Secants
 from aumann.backends.torch_secants import operate as operate
 
-
-def dynamic(cells):
-    """Nothing is compiled."""
-    return True
+WAYS = "eager", "inductor"
+AUTO = "eager"
 
 
-def compile(fn, variables):
-    """Eager: compiling a Keras model on torch takes minutes and pays only in long jobs."""
+def dynamic(cells, way="eager"):
+    """Inductor compiles every shape."""
+    return way == "eager"
 
-    def run(*args):
-        mapping = [(v, v.value.detach()) for v in variables]
-        with torch.no_grad(), keras.StatelessScope(state_mapping=mapping):
+
+def compile(fn, variables, way="eager"):
+    """Eager unless asked: inductor takes seconds to minutes for each shape, and pays in long jobs."""
+
+    def stateless(state, args):
+        with torch.no_grad(), keras.StatelessScope(state_mapping=list(zip(variables, state, strict=True))):
             return fn(*args)
 
+    once = torch_inductor.compile(stateless) if way == "inductor" else stateless
+
+    def run(*args):
+        return once([v.value.detach() for v in variables], args)
+
+    run.ways = {way}
     return run
 
 
@@ -58,7 +66,8 @@ def curvatures(fn, point, chosen):
         columns = []
         for k in range(values.shape[1]):
             (slope,) = torch.autograd.grad(values[:, k].sum(), point, create_graph=True)
-            rows = [torch.autograd.grad(slope[:, i].sum(), point, retain_graph=True)[0] for i in chosen.tolist()]
+            entries = [slope.index_select(1, chosen[i : i + 1]).sum() for i in range(len(chosen))]
+            rows = [torch.autograd.grad(entry, point, retain_graph=True)[0] for entry in entries]
             columns.append(torch.stack(rows, 1))
     return torch.stack(columns, 1)
 
