@@ -58,6 +58,15 @@ def test_the_fastest_way_carries_secants(x):
     close(found.values, expected.values)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="XLA there has no maximum over windows that tells its places")
+def test_what_xla_cannot_compile_runs_as_a_graph_and_is_told(rng):
+    model = scatter(keras.Sequential([keras.layers.Input((4, 4, 1)), keras.layers.MaxPooling2D(3, 1)]))
+    x, given = rng.normal(size=(3, 4, 4, 1)).astype("float32"), {"target": (0, 1, 0)}
+    found = aumann.IntegratedGradients(model, compile="xla").explain(x, **given)
+    assert found.provenance["compile"] == "graph"
+    close(found.values, aumann.IntegratedGradients(model, compile="graph").explain(x, **given).values)
+
+
 def test_the_fastest_way_takes_other_numbers_of_rows(model, x):
     explainer = aumann.IntegratedGradients(model, rule=aumann.gauss_legendre(6), compile=True)
     close(explainer.explain(x[:3], target=1).values, explainer.explain(x, target=1).values[:3])

@@ -22,13 +22,16 @@ def dynamic(cells, way="graph"):
 
 
 def compile(fn, variables, way="graph"):
-    """A `tf.function`; variables are captured by reference, so later training is seen without a new trace."""
+    """A `tf.function`; variables are captured by reference, so later training is seen without a new trace.
+
+    Where XLA fails, as it has no maximum over windows that tells its places, a graph stands in and `ways` say so.
+    """
 
     def stateless(*args):
         with keras.StatelessScope():
             return fn(*args)
 
-    graphs, ways = {}, {"graph" if way == "either" else way}
+    graphs, refused, ways = {}, set(), {"graph"} if way == "either" else set()
 
     def traced(specs, fused=way == "xla"):
         traced = tf.function(stateless, autograph=False, input_signature=specs, jit_compile=fused or None)
@@ -49,13 +52,15 @@ def compile(fn, variables, way="graph"):
             if key not in graphs:
                 graphs[key] = made(specs)
         try:
-            return graphs[key](*args)
+            found = graphs[key](*args)
+            if way != "either":
+                ways.add("graph" if key in refused else way)
+            return found
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-            if way == "xla" and any(word in error.message for word in ("XLA", "compil")):
-                raise ValueError(
-                    f'Expected operations that XLA compiles, received an error: {error.message}. Leave compile="xla" '
-                    "out."
-                ) from error
+            if way == "xla" and key not in refused:
+                refused.add(key)
+                graphs[key] = traced(specs, fused=False)
+                return run(*args)
             raise ValueError(
                 f"Expected the model to accept its inputs, received an error while it ran: {error.message}. "
                 "Check that model(inputs) works on these numbers, and ids against the size of their Embedding."
