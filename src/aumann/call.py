@@ -43,15 +43,16 @@ class Call:
         drawn: whether the baselines are draws from a distribution.
         base_value: F(x′) (n, targets), where it is known beforehand.
         tolerance: that the error of a row is held against, or None; written with it.
+        crew: the devices that it runs on.
         places: t at which the path is searched, should the gradient not be finite somewhere.
     """
 
     drawn, index, base_value, tolerance = False, None, None, None
     places = np.linspace(0, 1, 65)
 
-    def __init__(self, method, oracle, structure, leaves, target, baseline, progress):
+    def __init__(self, method, oracle, structure, leaves, target, baseline, progress, crew):
         self.method, self.oracle, self.structure, self.leaves = method, oracle, structure, leaves
-        self.target, self.progress = target, progress
+        self.target, self.progress, self.crew = target, progress, crew
         self.rows = rows = len(leaves[0].array)
         self.arrays = [leaf.array for leaf in leaves]
         self.batch_size = oracle.batch_size
@@ -122,13 +123,17 @@ class Call:
         With `once`, by this rule and no other; else what is compiled serves rules of other lengths.
         """
         o = self.oracle
-        work = engine.Work(self.rows, self.load, self._carried, self.index, rule, o.results, o.dtype).of(rows)
+        work = engine.Work(self.rows, self.load, self._carried, self.index, rule, o.results, o.dtype)
         once = once or o.dynamic(False)
         key = "step", self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once
-        pace = o.pace(*key)
-        o.refuse_too_large(work.rows * work.points)
-        self.tally.expect(work.rows * work.points)
-        found = engine.integrate(o.compiled(*key), work, pace, o.backend, self.tally)
+        step, pace = o.compiled(*key), o.pace(*key)
+        o.refuse_too_large(len(rows) * work.points)
+        self.tally.expect(len(rows) * work.points)
+
+        def part(rows, tally):
+            return engine.integrate(step, work.of(rows), pace, o.backend, tally)
+
+        found = self.crew.divide(part, rows, self.tally)
         self.batch_size = pace.size
         return found
 
@@ -173,9 +178,11 @@ class Call:
         return done
 
     def _rounding(self):
-        """Relative error of values that is there whatever is done: of the sums, or of half precision inside."""
-        inside = getattr(self.oracle.model, "compute_dtype", None)
-        return max(16 * ROUNDING[self.oracle.dtype], 2 * ROUNDING.get(inside, 0))
+        """Relative error of values that is there whatever is done: of the sums, or of coarser numbers inside."""
+        inside = [getattr(self.oracle.model, "compute_dtype", None)]
+        if self.oracle.dtype == "float32":
+            inside.append(self.method.running.precision)
+        return max(16 * ROUNDING[self.oracle.dtype], *(2 * ROUNDING.get(name, 0) for name in inside))
 
     def _noise(self, prediction, base_value):
         """How well F(x) − F(x′) is known: both ends are rounded."""
@@ -642,6 +649,7 @@ class Call:
     def _provenance(self, weights):
         o, output = self.oracle, self.method.output
         versions, device = o.backend.describe()
+        precision = self.method.running.precision
         if o.by_name:
             layers = {r.place.name: r.place.side for r in o.inner or o.readings}
         else:
@@ -661,8 +669,9 @@ class Call:
             "batch_size": self.batch_size,
             **({"compile": " and ".join(o.ways)} if o.ways else {}),
             "dtype": o.dtype,
+            **({} if precision == "full" else {"precision": precision}),
             "backend": keras.config.backend(),
-            "device": device,
+            "device": self.crew.names or device,
             "versions": {"aumann": version("aumann"), "keras": keras.__version__, "numpy": np.__version__, **versions},
             "model": weights,
         }

@@ -4,6 +4,8 @@ The paths of many rows are walked side by side: a step takes one gradient of eac
 decided for all rows at once.
 """
 
+import functools
+
 import numpy as np
 from keras import ops
 
@@ -51,31 +53,38 @@ class GuidedIntegratedGradients(Method):
         self.steps, self.fraction, self.distance = int(steps), float(fraction), float(distance)
 
     def sum(self, call):
+        m, k = call.starts.count, call.index.shape[1]
+        call.tally.expect(call.rows * m * k * (self.steps + 1))
+        values = call.crew.divide(functools.partial(self._walk, call), np.arange(call.rows), call.tally)
+        call.places = np.linspace(0, 1, 65)
+        call.exactness = {"steps": self.steps, "fraction": self.fraction, "distance": self.distance}
+        spent = np.full(call.rows, m * k * (self.steps + 1))
+        return Refined([v.astype(call.oracle.dtype) for v in values], None, None, spent)
+
+    def _walk(self, call, chosen, tally):
+        """Values of some rows: for each point (rows, targets, *row)."""
         o, m, k = call.oracle, call.starts.count, call.index.shape[1]
         slopes = o.compiled("gradients", call.functions)
-        values = [np.zeros((call.rows, k, *shape)) for shape in o.shapes]
-        walks = call.rows * m * k
-        call.tally.expect(walks * (self.steps + 1))
+        values = [np.zeros((len(chosen), k, *shape)) for shape in o.shapes]
+        walks = len(chosen) * m * k
         for walk, real in o.pace("gradients", call.functions).groups(walks):
-            rows, j, target = walk // (m * k), walk // k % m, walk % k
+            here, j, target = walk // (m * k), walk // k % m, walk % k
+            rows = chosen[here]
             ends, side = call.load(rows)
             index = ops.convert_to_tensor(call.index[rows % len(call.index), target][:, None].astype("int32"))
 
             def gradient(points, side=side, index=index, real=real):
                 points = [ops.convert_to_tensor(p) for p in self._cut(points, o.shapes, o.dtype)]
                 _, columns = slopes(points, side, index)
-                call.tally(real)
+                tally(real)
                 return self._join([p * 0 if c[0] is None else c[0] for p, c in zip(points, columns, strict=True)], o)
 
             start, end = (self._join(p, o).astype("float64") for p in (call.start_points(rows, j), ends))
             shares = walked(gradient, start, end, self.steps, self.fraction, self.distance)
             weights = call.starts.weights[rows % len(call.starts.weights), j]
             for value, share in zip(values, self._cut(shares * weights[:, None], o.shapes, "float64"), strict=True):
-                np.add.at(value, (rows[:real], target[:real]), share[:real])
-        call.places = np.linspace(0, 1, 65)
-        call.exactness = {"steps": self.steps, "fraction": self.fraction, "distance": self.distance}
-        spent = np.full(call.rows, m * k * (self.steps + 1))
-        return Refined([v.astype(o.dtype) for v in values], None, None, spent)
+                np.add.at(value, (here[:real], target[:real]), share[:real])
+        return values
 
     @staticmethod
     def _join(points, oracle):

@@ -230,21 +230,26 @@ class IntegratedHessians(Method):
         key = o, tuple(call.functions)
         if key not in self._steps:
             self._steps[key] = o.compile(_make_step(o, call.functions))
-        chosen = ops.convert_to_tensor(self.chosen, "int32")
-        labels = [] if self.labels is None else [ops.convert_to_tensor(self.labels, "int32")]
-
-        def step(*args):
-            return self._steps[key](*args, [chosen, *labels])
+        asked = [self.chosen] if self.labels is None else [self.chosen, self.labels]
 
         def load(rows):
             return o.load([a[rows] for a in call.arrays])
 
-        work = engine.Work(call.rows, load, call.starts, call.index, rule, [shape], o.dtype).of(rows)
+        work = engine.Work(call.rows, load, call.starts, call.index, rule, [shape], o.dtype)
         fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.points
-        call.tally.expect(work.rows * work.points)
+        call.tally.expect(len(rows) * work.points)
         pace = Pace(min(o.batch_size, fit), o.room, False, o.dynamic(False), laid=True)
         pace = self._paces.setdefault((*key, fit), pace)
-        matrix = engine.integrate(step, work, pace, o.backend, call.tally)
+
+        def part(rows, tally):
+            numbers = [ops.convert_to_tensor(a, "int32") for a in asked]
+
+            def step(*args):
+                return self._steps[key](*args, numbers)
+
+            return engine.integrate(step, work.of(rows), pace, o.backend, tally)
+
+        matrix = call.crew.divide(part, rows, call.tally)
         return matrix + call.integrate(rows, gauss_legendre(len(rule)))
 
     def _grouped(self, values):

@@ -1,5 +1,6 @@
 """Methods: each a short sentence over path × credit × rule × oracle × target."""
 
+import contextlib
 import inspect
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,6 +12,7 @@ from aumann.call import LEAST_EVALUATIONS, Call, fingerprint
 from aumann.core import baselines, credits, targets
 from aumann.core.paths import Blur, straight
 from aumann.core.rules import Rule, right
+from aumann.devices import Crew
 from aumann.intercept import Place
 from aumann.oracle import Oracle
 from aumann.places import find, find_all
@@ -47,6 +49,11 @@ class Method:
         if isinstance(output, Place):
             output = find(model, output, "output")
         self.model, self.output, self.running = model, output, settings(type(self).__name__, running)
+        if hasattr(model, "pull") and len(self.running.devices or ()) > 1:
+            raise ValueError(
+                f"Expected one device for a graph of another framework, which runs where that puts it; received "
+                f"devices={running['devices']!r}. Leave devices= out."
+            )
         self.places = None if layer is None else find_all(model, layer)
         self.inner = ()
         self._oracles = {}
@@ -73,7 +80,7 @@ class Method:
             ValueError, TypeError: inputs, target or baseline do not fit; nothing has been changed.
         """
         call = self.call(inputs, target, baseline, progress)
-        with call.oracle.backend.inference(self.model), ThreadPoolExecutor(1) as aside:
+        with self.at_work(call.crew), ThreadPoolExecutor(1) as aside:
             weights = aside.submit(fingerprint, self.model)  # while the device is busy
             return call.oracle.within_memory(call.explanation, weights)
 
@@ -81,9 +88,20 @@ class Method:
         """What `explain` is given, resolved and checked: an `aumann.call.Call`."""
         baseline = baselines.made(baseline, inputs)
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: _is_fixed(baseline, i, name))
-        oracle = self._oracle(structure, leaves)
-        with oracle.backend.inference(self.model):
-            return Call(self, oracle, structure, leaves, target, baseline, progress)
+        return self._call(structure, leaves, target, baseline, progress)
+
+    def _call(self, structure, leaves, target, baseline, progress):
+        crew = Crew(self.running)
+        with crew.backend.arithmetic(self.running.precision):
+            oracle = self._oracle(structure, leaves)
+        with self.at_work(crew):
+            return Call(self, oracle, structure, leaves, target, baseline, progress, crew)
+
+    @contextlib.contextmanager
+    def at_work(self, crew):
+        """A context in which the model is run as `running` tells, on the first of its devices."""
+        with crew.at(), crew.backend.inference(self.model):
+            yield
 
     def predict(self, inputs, target=None, fixed=()):
         """F(x), by the function that `explain` evaluates at the ends of its path.
@@ -101,9 +119,9 @@ class Method:
             ValueError, TypeError: inputs or target do not fit, or F(x) is not finite.
         """
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: name in fixed)
-        oracle = self._oracle(structure, leaves)
-        with oracle.backend.inference(self.model):
-            _, prediction = Call(self, oracle, structure, leaves, target, 0.0, None)._predict()
+        call = self._call(structure, leaves, target, 0.0, None)
+        with self.at_work(call.crew):
+            _, prediction = call._predict()
         return prediction if targets.is_several(target) else prediction[:, 0]
 
     def sum(self, call):
@@ -143,8 +161,8 @@ class IntegratedGradients(Method):
             `aumann.Blur`, or a function (start, end, t) -> point, or -> (point, velocity), in operators or keras.ops;
             start is (1|S, 1|M, *row), end (S, 1, *row), t (S, M, 1, …), point (S, M, *row). For several inputs a list
             or dict like them gives each its own; one left out of a dict goes straight.
-        running: how the model is run, as fields of `aumann.running.Running`: `batch_size`,
-            `compile`.
+        running: how the model is run, as fields of `aumann.running.Running`: `batch_size`, `compile`, `precision`,
+            `devices`.
 
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
     """

@@ -6,6 +6,8 @@ import numpy as np
 
 from aumann import backends
 
+PRECISIONS = "full", "tf32"
+
 
 @dataclass(frozen=True)
 class Running:
@@ -19,10 +21,18 @@ class Running:
             longest to compile and runs fastest in long jobs ("xla", "xla", "inductor"), False what is there at once
             ("graph", none, "eager"); or one of these names. Inductor needs a C++ compiler, takes seconds for a small
             network and minutes for a large one, and keeps on disk what it made.
+        precision: "full", float32 arithmetic is float32 on every device, whatever the framework is set to; "tf32", an
+            accelerator may round the factors of products to TensorFloat-32, of 10 bits, and the error allows for it.
+            In either case the framework's own settings are put back after the call.
+        devices: None for the one that the framework prefers; a name such as "gpu:0" or "cpu"; a list of names, among
+            which the rows are divided, each with its copy of the weights; "all" for every device of the kind that the
+            framework prefers, its accelerators if there are any. The error for an unknown name tells what there is.
     """
 
     batch_size: int | str = "auto"
     compile: bool | str = "auto"
+    precision: str = "full"
+    devices: str | list | tuple | None = None
 
     def __post_init__(self):
         backends.way(self.compile)
@@ -32,6 +42,37 @@ class Running:
                 f'Expected batch_size="auto" or a whole number ≥ 1, received {size!r}. '
                 "Leave it out, or lower it where memory runs short."
             )
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f'Expected precision="full" or "tf32", received {self.precision!r}. For half precision give the model '
+                'itself a dtype policy, such as keras.config.set_dtype_policy("mixed_bfloat16") before it is built.'
+            )
+        if self.devices is not None:
+            object.__setattr__(self, "devices", _named(self.devices))
+
+
+def _named(devices):
+    """The names of devices as the backend has them."""
+    there = backends.active().devices()
+    if devices == "all":
+        return tuple(name for name in there if _kind(name) == _kind(there[0]))
+    found = []
+    for given in [devices] if isinstance(devices, str) else devices if isinstance(devices, (list, tuple)) else [None]:
+        name = str(given).lower().replace("cuda", "gpu").removesuffix(":0")
+        match = [d for d in there if d.removesuffix(":0") == name] if isinstance(given, str) else []
+        if not match:
+            raise ValueError(
+                f'Expected a device, or a list of them, or "all", received {devices!r}. There are '
+                f"{', '.join(map(repr, there))}."
+            )
+        found += match
+    if not found:
+        raise ValueError(f"Expected at least one device, received {devices!r}. Leave devices= out for the usual one.")
+    return tuple(found)
+
+
+def _kind(name):
+    return name.split(":")[0]
 
 
 def settings(method, given):

@@ -79,7 +79,7 @@ class Smooth:
         found = Spread(4 if self.moment == "variance" else 2)
         ends, spent, converged = Spread(), 0, True
         with (
-            call.oracle.backend.inference(method.model),
+            method.at_work(call.crew),
             ThreadPoolExecutor(1) as aside,
             reporter(progress) as tally,
             warnings.catch_warnings(),

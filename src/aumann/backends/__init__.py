@@ -15,6 +15,10 @@ Each offers the same handful of functions:
     kinked(fn, points, variables)     whether anything on the way from points to fn(points) has a kink; None if hidden
     operate(call, xs, rule, rows)     call(*xs), as one operation to secants(), with a rule of core/secant.py
     inference(model)                  a context in which the model neither trains nor remembers
+    arithmetic(precision)             a context in which float32 is float32 ("full"), or may be rounded to TF32 ("tf32")
+    devices()                         names of the devices there are, such as "gpu:0", those the framework prefers first
+    on(device, kept)                  a context of one thread: tensors land on a device, and what is compiled reads
+                                      copies of the variables there, which `kept`, a dict, holds on to
     host(array)                       a tensor of the framework as a NumPy array
     owns(x)                           whether x is a tensor of the framework
     widest()                          the widest float it computes in as it is configured
@@ -29,9 +33,12 @@ Each offers the same handful of functions:
 import contextlib
 import functools
 import importlib
+import threading
 from pathlib import Path
 
 import keras
+
+tracing = threading.RLock()  # held while a model is traced, which its layers expect of one thread at a time
 
 
 class Reads(keras.StatelessScope):
@@ -57,6 +64,67 @@ def main_memory():
         most, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
         found.append(int(most) - int(used))
     return max(0, min(found)) if found else None
+
+
+class Copies(threading.local):
+    """The variables as the device of this thread has them: themselves, unless a device was named."""
+
+    kept = put = None
+
+    @contextlib.contextmanager
+    def held(self, kept, put):
+        """For the length of a block, copies made by `put` when they are first read, and held in `kept`."""
+        before = self.kept, self.put
+        self.kept, self.put = kept, put
+        try:
+            yield
+        finally:
+            self.kept, self.put = before
+
+    def of(self, variables):
+        if self.kept is None:
+            return [v.value for v in variables]
+        for v in variables:
+            if id(v) not in self.kept:
+                self.kept[id(v)] = self.put(v.value)
+        return [self.kept[id(v)] for v in variables]
+
+
+copies = Copies()
+
+
+class Switch:
+    """A precision of the whole process, set for as long as a thread asks for it, and put back by the last to leave.
+
+    Where threads ask for different ones, the exact one holds: nobody gets less than was asked for.
+
+    Args:
+        turn: sets a precision -> a function that puts back what was there.
+    """
+
+    def __init__(self, turn):
+        self.turn, self.asked, self.now, self.back = turn, [], None, None
+        self.lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def __call__(self, precision):
+        with self.lock:
+            self.asked.append(precision)
+            self._settle()
+        try:
+            yield
+        finally:
+            with self.lock:
+                self.asked.remove(precision)
+                self._settle()
+
+    def _settle(self):
+        wanted = "full" if "full" in self.asked else "tf32" if self.asked else None
+        if wanted == self.now:
+            return
+        if self.back:
+            self.back()
+        self.now, self.back = wanted, wanted and self.turn(wanted)
 
 
 @functools.cache

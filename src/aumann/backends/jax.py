@@ -6,7 +6,7 @@ import jax
 import keras
 import numpy as np
 
-from aumann.backends import Reads, jax_secants, main_memory
+from aumann.backends import Reads, copies, jax_secants, main_memory, tracing
 from aumann.backends.jax_secants import operate as operate
 
 WAYS = ("xla",)
@@ -23,11 +23,11 @@ def compile(fn, variables, way="xla"):
 
     @jax.jit
     def run(state, args):
-        with keras.StatelessScope(state_mapping=list(zip(variables, state, strict=True))):
+        with tracing, keras.StatelessScope(state_mapping=list(zip(variables, state, strict=True))):
             return fn(*args)
 
     def with_state(*args):
-        return run([v.value for v in variables], args)
+        return run(copies.of(variables), args)
 
     with_state.ways = {way}
     return with_state
@@ -87,6 +87,37 @@ def inference(model):
     yield
 
 
+def arithmetic(precision):
+    """Of this thread, and of what is traced in it: `jax.jit` compiles for each precision."""
+    return jax.default_matmul_precision({"full": "highest", "tf32": "tensorfloat32"}[precision])
+
+
+def devices():
+    return list(_devices())
+
+
+def _devices():
+    """By name, those of the default platform first."""
+    found = {}
+    for device in [*jax.local_devices(), *jax.local_devices(backend="cpu")]:
+        if device not in found.values():
+            found[f"{device.platform}:{sum(d.platform == device.platform for d in found.values())}"] = device
+    return found
+
+
+def on(device, kept):
+    """In a thread of its own, with the floats of the one that asks: both are settings of a thread."""
+    where, wide = _devices()[device], jax.config.jax_enable_x64
+    enable_x64 = (jax if hasattr(jax, "enable_x64") else jax.experimental).enable_x64  # JAX ≥ 0.8, and before
+
+    @contextlib.contextmanager
+    def here():
+        with enable_x64(wide), jax.default_device(where), copies.held(kept, lambda x: jax.device_put(x, where)):
+            yield
+
+    return here()
+
+
 def host(array):
     return np.asarray(array)
 
@@ -106,15 +137,16 @@ def out_of_memory(error):
 
 
 def free():
-    if jax.default_backend() == "cpu":
+    device = jax.numpy.zeros(()).device
+    if device.platform == "cpu":
         return main_memory()
-    stats = jax.devices()[0].memory_stats()
+    stats = device.memory_stats()
     return stats["bytes_limit"] - stats["bytes_in_use"] if stats else None
 
 
 def rows_in_flight(width):
     """XLA on CPU is fastest with 16 to 64 rows of a LeNet and one of MobileNetV2."""
-    return min((1 << 20 if jax.default_backend() == "cpu" else 1 << 28) // width, 4096)
+    return min((1 << 20 if jax.numpy.zeros(()).device.platform == "cpu" else 1 << 28) // width, 4096)
 
 
 def describe():

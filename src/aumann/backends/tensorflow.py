@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 from keras import tree
 
-from aumann.backends import Reads, main_memory, tensorflow_secants
+from aumann.backends import Reads, Switch, copies, main_memory, tensorflow_secants, tracing
 from aumann.backends.tensorflow_secants import operate as operate
 from aumann.backends.tensorflow_secants import secants as secants
 
@@ -24,42 +24,45 @@ def dynamic(cells, way="graph"):
 def compile(fn, variables, way="graph"):
     """A `tf.function`; variables are captured by reference, so later training is seen without a new trace.
 
-    Where XLA fails, as it has no maximum over windows that tells its places, a graph stands in and `ways` say so.
+    On a device that was named they are arguments, and their copies there are passed. Where XLA fails, as it has no
+    maximum over windows that tells its places, a graph stands in and `ways` say so.
     """
 
-    def stateless(*args):
-        with keras.StatelessScope():
+    def stateless(state, *args):
+        with keras.StatelessScope(state_mapping=list(zip(variables, state, strict=False))):
             return fn(*args)
 
     graphs, refused, ways = {}, set(), {"graph"} if way == "either" else set()
 
-    def traced(specs, fused=way == "xla"):
-        traced = tf.function(stateless, autograph=False, input_signature=specs, jit_compile=fused or None)
-        return traced.get_concrete_function()
+    def traced(specs, state, fused=way == "xla"):
+        signature = [[tf.TensorSpec(x.shape, x.dtype) for x in state], *specs]
+        with tracing:
+            traced = tf.function(stateless, autograph=False, input_signature=signature, jit_compile=fused or None)
+            return traced.get_concrete_function()
 
-    def made(specs):
-        return _Either(traced(specs), lambda: traced(specs, True), ways) if way == "either" else traced(specs)
+    def made(specs, state):
+        key = str(specs), len(state)
+        with tracing:
+            if key not in graphs:
+                graph = traced(specs, state)
+                graphs[key] = _Either(graph, lambda: traced(specs, state, True), ways) if way == "either" else graph
+        return key, specs
 
     def run(*args):
-        specs = tree.map_structure(_spec, args)
-        key = str(specs)
+        state = [] if copies.kept is None else copies.of(variables)
         try:
-            if key not in graphs:
-                graphs[key] = made(specs)
+            key, specs = made(tree.map_structure(_spec, args), state)
         except (TypeError, ValueError):  # a function that asks for the number of rows gets its number
-            specs = tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), args)
-            key = str(specs)
-            if key not in graphs:
-                graphs[key] = made(specs)
+            key, specs = made(tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), args), state)
         try:
-            found = graphs[key](*args)
+            found = graphs[key](state, *args)
             if way != "either":
                 ways.add("graph" if key in refused else way)
             return found
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
             if way == "xla" and key not in refused:
                 refused.add(key)
-                graphs[key] = traced(specs, fused=False)
+                graphs[key] = traced(specs, state, fused=False)
                 return run(*args)
             raise ValueError(
                 f"Expected the model to accept its inputs, received an error while it ran: {error.message}. "
@@ -190,6 +193,29 @@ def inference(model):
     yield
 
 
+def _turn(precision):
+    """Read whenever an operation runs; true unless somebody says otherwise."""
+    config = tf.config.experimental
+    before = config.tensor_float_32_execution_enabled()
+    config.enable_tensor_float_32_execution(precision == "tf32")
+    return lambda: config.enable_tensor_float_32_execution(before)
+
+
+arithmetic = Switch(_turn)
+
+
+def devices():
+    """Accelerators first, the CPU last."""
+    names = [d.name.removeprefix("/device:").lower() for d in tf.config.list_logical_devices()]
+    return sorted(names, key=lambda name: name.startswith("cpu"))
+
+
+@contextlib.contextmanager
+def on(device, kept):
+    with tf.device(device.upper()), copies.held(kept, tf.identity):
+        yield
+
+
 def host(array):
     return array.numpy() if hasattr(array, "numpy") else array
 
@@ -208,12 +234,12 @@ def out_of_memory(error):
 
 def free():
     """Nobody tells how much of a GPU is left."""
-    return None if tf.config.list_logical_devices("GPU") else main_memory()
+    return None if "GPU" in tf.zeros(()).device else main_memory()
 
 
 def rows_in_flight(width):
     """On CPU 16384 rows of a small MLP are fastest, 1024 of a LeNet, 25 of MobileNetV2; on a GPU, what it may hold."""
-    if tf.config.list_logical_devices("GPU"):
+    if "GPU" in tf.zeros(()).device:
         return min((1 << 28) // width, 16384)
     return int(min((1 << 29) / width, (1 << 18) / width**0.5, 16384))
 

@@ -1,17 +1,21 @@
 """PyTorch: eager autograd, or what inductor makes of it; parameters are read detached, so no graph reaches them."""
 
 import contextlib
+import itertools
+import threading
 
 import keras
 import torch
 from torch.autograd import forward_ad
 
-from aumann.backends import Reads, main_memory, torch_inductor, torch_secants
+from aumann.backends import Reads, Switch, copies, main_memory, torch_inductor, torch_secants
 from aumann.backends.torch_secants import Secants
 from aumann.backends.torch_secants import operate as operate
 
 WAYS = "eager", "inductor"
 AUTO = "eager"
+
+_one_level = threading.RLock()  # forward mode is of the whole process, and not nested
 
 
 def dynamic(cells, way="eager"):
@@ -29,10 +33,14 @@ def compile(fn, variables, way="eager"):
     once = torch_inductor.compile(stateless) if way == "inductor" else stateless
 
     def run(*args):
-        return once([v.value.detach() for v in variables], args)
+        return once([value.detach() for value in copies.of(variables)], args)
 
     run.ways = {way}
     return run
+
+
+def _mapping(variables):
+    return [(v, value.detach()) for v, value in zip(variables, copies.of(variables), strict=True)]
 
 
 def trace(fn, *arrays):
@@ -92,7 +100,7 @@ def secants(fn, points):
 def push(fn, points, directions):
     """Forward mode; where an operation has none, the derivative of the pull, which is linear in what it pulls."""
     try:
-        with forward_ad.dual_level():
+        with _one_level, forward_ad.dual_level():
             pairs = [forward_ad.unpack_dual(y) for y in fn(list(map(forward_ad.make_dual, points, directions)))]
     except NotImplementedError:
         return _push_by_pulls(fn, points, directions)
@@ -114,7 +122,7 @@ def _push_by_pulls(fn, points, directions):
 
 
 def kinked(fn, points, variables):
-    with keras.StatelessScope(state_mapping=[(v, v.value.detach()) for v in variables]):
+    with keras.StatelessScope(state_mapping=_mapping(variables)):
         return torch_secants.kinked(fn, points)
 
 
@@ -123,22 +131,72 @@ def inference(model):
     """Training flags, the random state and the cudnn switch are put back as they were.
 
     A foreign module is put in evaluation mode (a Keras model is told by `training=False`). The backward pass of a
-    cudnn RNN refuses a module in evaluation mode, so cudnn is off while a model that holds one is explained.
+    cudnn RNN refuses a module in evaluation mode, so cudnn is off while a model that holds one is explained (by its
+    switch alone: `torch.backends.cudnn.flags` reads TF32 by a name that torch ≥ 2.9 refuses where `arithmetic` spoke).
     """
     parts = model._flatten_layers() if isinstance(model, keras.Layer) else [model]
     modules = [m for part in parts if isinstance(part, torch.nn.Module) for m in part.modules()]
     flags = [m.training for m in modules]
     rnn = torch.cuda.is_available() and any(isinstance(m, torch.nn.RNNBase) for m in modules)
-    random = torch.random.get_rng_state()
+    random, cudnn = torch.random.get_rng_state(), torch.backends.cudnn.enabled
     try:
         if modules and not isinstance(model, keras.Layer):
             model.eval()
-        with torch.backends.cudnn.flags(enabled=False) if rnn else contextlib.nullcontext():
-            yield
+        if rnn:
+            torch.backends.cudnn.enabled = False
+        yield
     finally:
+        if rnn:
+            torch.backends.cudnn.enabled = cudnn
         for m, flag in zip(modules, flags, strict=True):
             m.training = flag
         torch.random.set_rng_state(random)
+
+
+# From all of torch to one kind of operation: the narrower word counts, "none" leaves it to the wider one.
+SCOPES = [("generic", "all"), *itertools.product(("cuda", "mkldnn"), ("all", "matmul", "conv", "rnn"))]
+
+
+def _turn(precision):
+    """What says otherwise is changed and nothing more, so that all of it can be put back: torch ≥ 2.9.
+
+    The older word for matrix products, `torch.set_float32_matmul_precision`, comes first, since it writes the newer
+    ones. It cannot be read where the user has spoken in the newer ones alone, and then need not be.
+    """
+    older, newer = {"full": ("highest", "ieee"), "tf32": ("high", "tf32")}[precision]
+    modern, undo = hasattr(torch._C, "_set_fp32_precision_setter"), contextlib.ExitStack()
+    try:
+        before = torch.get_float32_matmul_precision()
+    except RuntimeError:
+        before = older
+    if before != older and not (modern and before == "highest"):  # which is its silence
+        torch.set_float32_matmul_precision(older)
+        undo.callback(torch.set_float32_matmul_precision, before)
+    if not modern:
+        undo.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        return undo.close
+    for scope in SCOPES:
+        found = torch._C._get_fp32_precision_getter(*scope)
+        if found != newer:
+            torch._C._set_fp32_precision_setter(*scope, newer)
+            undo.callback(torch._C._set_fp32_precision_setter, *scope, found)
+    return undo.close
+
+
+arithmetic = Switch(_turn)
+
+
+def devices():
+    found = [f"gpu:{i}" for i in range(torch.cuda.device_count())]
+    return [*found, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+
+
+@contextlib.contextmanager
+def on(device, kept):
+    where = device.replace("gpu", "cuda")
+    with keras.device(where), copies.held(kept, lambda x: x.detach().to(where)):
+        yield
 
 
 def host(array):

@@ -96,7 +96,7 @@ class Pace:
 
     def _widths(self, points):
         """Rows that have been called for with so many points each, or else with as many points in all."""
-        own = [rows for rows, each in self.shapes if each == points]
+        own = [rows for rows, each in tuple(self.shapes) if each == points]
         return (
             own
             if own or self.laid

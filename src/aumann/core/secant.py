@@ -19,8 +19,8 @@ import math
 import keras
 from keras import ops
 
-# The distance from 1 to the next number.
-ROUNDING = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+# The distance from 1 to the next number; of TensorFloat-32, to which accelerators may round the factors of products.
+ROUNDING = {"float64": 2.0**-52, "float32": 2.0**-23, "tf32": 2.0**-10, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 
 
 def following(x, rows):
