@@ -93,7 +93,7 @@ CONSTRUCTION = {
     "batch_size by name": (lambda m: ig(m, batch_size="big"), ValueError, "'big'", "Leave it out"),
     "half precision": (lambda m: ig(m, precision="bfloat16"), ValueError, "'bfloat16'", "mixed_bfloat16"),
     "a device that is not there": (lambda m: ig(m, devices="gpu:7"), ValueError, "'gpu:7'", "There are .*'cpu"),
-    "a device by its number": (lambda m: ig(m, devices=0), ValueError, "received 0", "There are .*'cpu"),
+    "a device by its number": (lambda m: ig(m, devices=0), ValueError, "0", "There are .*'cpu"),
     "one device of two": (lambda m: ig(m, devices=["cpu", "tpu:3"]), ValueError, "'tpu:3'", "There are .*'cpu"),
     "no device": (lambda m: ig(m, devices=[]), ValueError, r"\[\]", "Leave devices= out"),
     "no such layer": (lambda m: ig(m, layer="nothing"), ValueError, "'nothing' which names 0", r"layers are \['dense"),
