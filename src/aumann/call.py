@@ -228,7 +228,7 @@ class Call:
                 f"values of rows {arrays.brief(bad)} hold NaN or infinity. Move the baseline away from where the model "
                 "is not differentiable.",
                 CompletenessWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         if not self.cuts:
             names = [r.place.name for r in self.oracle.inner or self.oracle.readings]
@@ -239,7 +239,7 @@ class Call:
                 f"{np.abs(residual[row]).max():.3g}, in row {row}; see Explanation.residual. Add the layers that carry "
                 "the rest, or choose one that all of it passes.",
                 CompletenessWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         if done.error is not None:
             if self.tolerance is not None:
@@ -251,7 +251,7 @@ class Call:
                 f"The values of rows {arrays.brief(loose)} miss F(x) − F(x′) by more than 5 % of their mass; see "
                 "Explanation.residual. Use more nodes, or a tolerance in place of a rule.",
                 CompletenessWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _name_the_inexact(self, done):
@@ -264,7 +264,7 @@ class Call:
                 f"max_evaluations={most}; the largest estimated error is {worst[row]:.2g}, of row {row}. Raise "
                 "max_evaluations= or tolerance=, or choose a nearer baseline; see Explanation.error.",
                 ToleranceWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _where_not_finite(self, row):

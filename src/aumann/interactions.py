@@ -308,7 +308,7 @@ def _name_the_kinks(residual, mass):
         f"network would seem to have next to no interactions. Here Σⱼ Γᵢⱼ misses φᵢ by up to {worst:.1%}. Put softplus "
         "or GELU in place of ReLU and keep the weights, as with keras.models.clone_model(model, clone_function=…).",
         CompletenessWarning,
-        stacklevel=5,
+        stacklevel=6,
     )
 
 
