@@ -42,12 +42,13 @@ class Call:
         exactness: how the values came about, for the provenance: written by whichever sum was taken.
         drawn: whether the baselines are draws from a distribution.
         base_value: F(x′) (n, targets), where it is known beforehand.
+        laid: whether paths were laid behind the model's affine prefix; written with the values.
         tolerance: that the error of a row is held against, or None; written with it.
         crew: the devices that it runs on.
         places: t at which the path is searched, should the gradient not be finite somewhere.
     """
 
-    drawn, index, base_value, tolerance = False, None, None, None
+    drawn, index, base_value, tolerance, laid = False, None, None, None, False
     places = np.linspace(0, 1, 65)
 
     def __init__(self, method, oracle, structure, leaves, target, baseline, progress, crew):
@@ -128,6 +129,7 @@ class Call:
         key = "step", self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once
         step, pace = o.compiled(*key), o.pace(*key)
         o.refuse_too_large(len(rows) * work.points)
+        self.laid |= o.lays(self.paths, self.method.credit, self.starts.count, min(work.points, pace.size))
         self.tally.expect(len(rows) * work.points)
 
         def part(rows, tally):
@@ -659,6 +661,7 @@ class Call:
             "method": type(self.method).__name__,
             **self.exactness,
             **({"path": names if len(names) > 1 else names[0]} if names != ["straight"] else {}),
+            **({"path laid at": o.prefix.name} if self.laid else {}),
             **({} if self.complete else {"complete": False}),
             **({} if self.cuts else {"cuts": False}),
             "output": output if output is None else str(getattr(output, "name", output)),

@@ -14,8 +14,8 @@ from aumann.core.paths import Blur, straight
 from aumann.core.rules import Rule, right
 from aumann.devices import Crew
 from aumann.intercept import Place
-from aumann.oracle import Oracle
 from aumann.places import find, find_all
+from aumann.prefix import Laid
 from aumann.running import settings
 
 TOLERANCE = 0.01
@@ -131,7 +131,7 @@ class Method:
     def _oracle(self, structure, leaves):
         key = str(structure), tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
         if key not in self._oracles:
-            self._oracles[key] = Oracle(
+            self._oracles[key] = Laid(
                 self.model, structure, leaves, self.output, self.places, self.inner, self.running
             )
         return self._oracles[key]
