@@ -173,12 +173,13 @@ def find(oracle):
     calls = _calls(model)
     found, layers, shapes, work = [], [], [], 0
     for layer, tensors in _chain(model):
-        exact = {layer.compute_dtype, *(t.dtype for t in tensors)} == {oracle.dtype}
-        if not exact or calls.count(id(layer)) > 1:
-            break
         before = shapes[-1] if shapes else oracle.shapes[0]
+        after = tuple(layer.compute_output_shape((1, *before))[1:])
+        exact = {layer.compute_dtype, *(t.dtype for t in tensors)} == {oracle.dtype}
+        if not exact or calls.count(id(layer)) > 1 or None in after:
+            break
         layers.append(layer)
-        shapes.append(tuple(layer.compute_output_shape((1, *before))[1:]))
+        shapes.append(after)
         work += _work(layer, before, shapes[-1])
         found.append(Prefix(tuple(layers), tuple(shapes), work))
     best = max(found, key=lambda p: gain(p, oracle.shapes[0]), default=None)
