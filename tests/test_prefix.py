@@ -224,7 +224,8 @@ def test_nothing_before_the_cut_is_computed_at_a_point(as_far_as_can_be, image):
     tail = image.layers[-3:]
     assert [layer.name for layer in cut.layers][-1] == tail[0].name == "cut"
     first = np.maximum(h, 0)
-    close(y, tail[-1](first + keras.ops.convert_to_numpy(tail[1](first))))
+    host = keras.ops.convert_to_numpy
+    close(host(y), host(tail[-1](first + host(tail[1](first)))))
 
 
 # ---- where it is not done ----------------------------------------------------------------------------------------
@@ -318,6 +319,8 @@ def test_the_cut_is_where_most_is_saved():
 
     wide, narrow, up = L.Dense(64, name="wide"), L.Dense(8, name="narrow"), L.UpSampling1D(50, name="up")
     assert chosen((100,), narrow) == ["narrow"]
+    assert chosen((4,), L.Dense(8)) is None
+    assert chosen((4,), L.Dense(8, name="more"), L.Dense(3, name="fewer")) == ["more", "fewer"]
     assert chosen((100,), wide, L.Identity(name="same"), L.RepeatVector(3)) == ["wide"]
     assert chosen((8, 3), up) is None
     assert chosen((8, 3), L.Flatten(), L.Dropout(0.5)) is None

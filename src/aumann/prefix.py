@@ -22,7 +22,6 @@ from aumann.oracle import Oracle, len_of
 
 LINEAR = (share, slope, hypothetical)  # credits, in the slope
 LEAST = 3  # points of a row in a batch: both ends of h and the pull cost about as much as the prefix at 1.5 of them
-PRICE = 16  # multiply-adds that the prefix must save for each number that the cut has more than the inputs
 
 # Affine layers, at inference; a fused activation ends the prefix right before it.
 AFFINE = {
@@ -135,12 +134,9 @@ class Laid(Oracle):
             ]
             return [total + ops.stack(columns, axis=1)]
 
-        def compile(fn, variables=()):
-            return self.backend.compile(fn, variables)
-
         if not once:
-            at_cut = engine.make_step(compile(gradients, self.variables), [straight], slope, compile)
-            ahead, back = compile(ahead, self.variables), compile(back, self.variables)
+            at_cut = engine.make_step(self.compile(gradients), [straight], slope, self.quick)
+            ahead, back = self.quick(ahead), self.quick(back)
         else:
             at_cut = engine.make_step(gradients, [straight], slope)
 
@@ -148,7 +144,7 @@ class Laid(Oracle):
             blank, hs, from_ = ahead(sums, ends, starts)
             return back(sums, at_cut(blank, hs, from_, tw, side, index), ends, starts)
 
-        return compile(step, self.variables) if once else step
+        return self.compile(step) if once else step
 
 
 class Beyond(Oracle):
@@ -187,8 +183,15 @@ def find(oracle):
 
 
 def gain(prefix, row):
-    """What laying the path behind a prefix saves at every point, in numbers that are interpolated and summed."""
-    return math.prod(row) - math.prod(prefix.shapes[-1]) + prefix.work / PRICE
+    """Multiply-adds, and numbers interpolated and summed, that are saved at every point; 0 where it does not pay.
+
+    It pays where the cut has no more numbers than the inputs. CPU seconds of a whole call over those with the path
+    laid, at 32 nodes on one core of TensorFlow, JAX and torch: 784 → 128 numbers 2.8, 3.8 and 2.3; 20,000 → 128 3.9, 2.7 and
+    4.3. Where the prefix expands, what it saves and what its numbers cost cancel: 32 → 64 gives 1.0, 1.1, 0.9; a
+    LeNet's convolution, 784 → 10,816, 1.3, 1.0, 1.1; one of 27 taps, 3,072 → 32,768, 1.2, 0.9, 1.0.
+    """
+    fewer = math.prod(row) - math.prod(prefix.shapes[-1])
+    return fewer + prefix.work if fewer >= 0 else 0
 
 
 def _work(layer, before, after):
