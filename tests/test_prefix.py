@@ -239,6 +239,7 @@ def test_all_that_leads_from_the_inputs_passes_the_cut(as_far_as_can_be):
     tail = L.Dense(2, "tanh")
     assert layers(found(keras.Model(x, tail(b)), (4,))) == ["first", "second"]
     assert layers(found(keras.Model(x, tail(a + b)), (4,))) == ["first"]  # a goes around the second
+    assert layers(found(keras.Model(x, L.Concatenate()([L.Dense(4)(a), b])), (4,))) == ["first"]
     assert found(keras.Model(x, tail(x + b)), (4,)) is None
     assert found(keras.Model(x, [b, x]), (4,)) is None
     assert layers(found(keras.Model(x, [tail(b), a]), (4,))) == ["first"]
@@ -319,6 +320,7 @@ def test_the_cut_is_where_most_is_saved():
 
     wide, narrow, up = L.Dense(64, name="wide"), L.Dense(8, name="narrow"), L.UpSampling1D(50, name="up")
     assert chosen((100,), narrow) == ["narrow"]
+    assert chosen((8,), L.Dense(8, name="square")) == ["square"]
     assert chosen((4,), L.Dense(8)) is None
     assert chosen((4,), L.Dense(8, name="more"), L.Dense(3, name="fewer")) == ["more", "fewer"]
     assert chosen((100,), wide, L.Identity(name="same"), L.RepeatVector(3)) == ["wide"]

@@ -186,9 +186,9 @@ def gain(prefix, row):
     """Multiply-adds, and numbers interpolated and summed, that are saved at every point; 0 where it does not pay.
 
     It pays where the cut has no more numbers than the inputs. CPU seconds of a whole call over those with the path
-    laid, at 32 nodes on one core of TensorFlow, JAX and torch: 784 → 128 numbers 2.8, 3.8 and 2.3; 20,000 → 128 3.9, 2.7 and
-    4.3. Where the prefix expands, what it saves and what its numbers cost cancel: 32 → 64 gives 1.0, 1.1, 0.9; a
-    LeNet's convolution, 784 → 10,816, 1.3, 1.0, 1.1; one of 27 taps, 3,072 → 32,768, 1.2, 0.9, 1.0.
+    laid, at 32 nodes on one core of TensorFlow, JAX and torch: 784 → 128 numbers 2.8, 3.8 and 2.3; 20,000 → 128 3.9,
+    2.7 and 4.3. Where the prefix expands, what it saves and what its numbers cost cancel: 32 → 64 gives 1.0, 1.1, 0.9;
+    a LeNet's convolution, 784 → 10,816, 1.3, 1.0, 1.1; one of 27 taps, 3,072 → 32,768, 1.2, 0.9, 1.0.
     """
     fewer = math.prod(row) - math.prod(prefix.shapes[-1])
     return fewer + prefix.work if fewer >= 0 else 0
@@ -203,7 +203,7 @@ def _work(layer, before, after):
 def _chain(model):
     """The affine layers that follow one another from the only input of a graph on, nothing else reading on the way.
 
-    Yields (layer, its input and output); returns whether this leads to the only output.
+    Yields (layer, its input and output); returns whether this leads to an output.
     """
     graph = _graph(model)
     if len(graph.inputs) > 1:
@@ -213,7 +213,7 @@ def _chain(model):
     while True:
         readers = [n for n in nodes if any(t is x for t in n.input_tensors)]
         if any(t is x for t in graph.outputs):
-            return len(graph.outputs) == 1 and not readers
+            return True
         if len(readers) != 1 or not _plainly(readers[0], x):
             return False
         layer, (y,) = readers[0].operation, readers[0].output_tensors
