@@ -98,9 +98,8 @@ class Call:
             done = self.method.sum(self)
         self.tally = Tally(lambda done, expected: None)  # for what is looked up from here on
         found = done.values
-        total = sum(v.sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in found)
-        mass = sum(np.abs(v).sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in found)
-        residual = total - (prediction - base_value)
+        residual = sum(map(refinement.total, found)) - (prediction - base_value)
+        mass = sum(map(refinement.size, found))
         self._refuse_silent_integers(found, index, prediction)
         self._refuse_steps(found, np.abs(prediction - base_value).max(1))
         self._judge(done, residual, mass)

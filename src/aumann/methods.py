@@ -131,9 +131,7 @@ class Method:
     def _oracle(self, structure, leaves):
         key = str(structure), tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
         if key not in self._oracles:
-            self._oracles[key] = Laid(
-                self.model, structure, leaves, self.output, self.places, self.inner, self.running
-            )
+            self._oracles[key] = Laid(self.model, structure, leaves, self.output, self.places, self.inner, self.running)
         return self._oracles[key]
 
 

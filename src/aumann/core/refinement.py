@@ -23,6 +23,7 @@ import numpy as np
 from aumann.core.engine import above
 from aumann.core.rules import between, secant, trapezoid
 
+BLOCK = 1 << 20  # numbers summed at a time
 SAFETY = 3.0  # on the estimate
 FEW = 10.0  # entries of a correction for which the safety doubles, where there are kinks
 LEAP = 4.0  # the most by which cells multiply from one sum to the next: a law seen from afar misleads
@@ -167,9 +168,9 @@ def _error(c, d, mass, squares, law, first, order, rounding):
 
 def missed(values, here, change, noise):
     """How much of F(x) − F(x′) values of some rows do not account for, relative to their mass."""
-    total = sum(v[here].sum(axis=tuple(range(2, v.ndim)), dtype=np.float64) for v in values)
-    mass = sum(size(v[here]) for v in values)
-    off = np.maximum(np.abs(total - change[here]) - noise[here], 0)
+    own = [v[here] for v in values]
+    mass = sum(map(size, own))
+    off = np.maximum(np.abs(sum(map(total, own)) - change[here]) - noise[here], 0)
     return np.divide(off, mass, out=np.zeros_like(off), where=mass > 0)
 
 
@@ -189,6 +190,15 @@ def _wanted(sums, count, error, spent, tolerance, most):
     return want.astype(int)
 
 
+def total(a, of=lambda a: a):
+    """Σ over the features: (rows, targets), some rows at a time, so that nothing as large as the values arises."""
+    sums, block = np.empty(a.shape[:2]), max(1, BLOCK // max(1, a[:1].size))
+    for first in range(0, len(a), block):
+        part = of(a[first : first + block])
+        sums[first : first + block] = part.sum(axis=tuple(range(2, a.ndim)), dtype=np.float64)
+    return sums
+
+
 def size(a):
     """L1 over the features: (rows, targets)."""
-    return np.abs(a).sum(axis=tuple(range(2, a.ndim)), dtype=np.float64)
+    return total(a, np.abs)
