@@ -104,8 +104,16 @@ def test_a_name_is_taken_as_it_is_commonly_written():
     assert Running(devices="all").devices[0] == active().devices()[0]
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also where the tests were started in the background, which would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("how", ["an exception", "Ctrl-C"])
-def test_what_ends_one_thread_ends_the_call_and_nothing_else(classifier, x, how):
+def test_what_ends_one_thread_ends_the_call_and_nothing_else(classifier, x, how, interruptible):
     explainer = aumann.IntegratedGradients(classifier, rule=aumann.midpoint(64), batch_size=4, devices=TWICE)
     expected, calls = explainer.explain(x, 0), []
 
