@@ -337,8 +337,9 @@ class Oracle:
         key = what, tuple(functions), paths, credit, targets, cells, once
         if key not in self._paces:
             dynamic = self.dynamic(cells) if what in ("step", "gradients") else self.backend.dynamic(False)
-            laid = once and not self.dynamic(False)
-            self._paces[key] = Pace(self.batch_size, self.room, self.running.batch_size == "auto", dynamic, laid)
+            whole = not self.dynamic(False)
+            tuned = self.running.batch_size == "auto"
+            self._paces[key] = Pace(self.batch_size, self.room, tuned, dynamic, once and whole, whole)
         return self._paces[key]
 
     @property

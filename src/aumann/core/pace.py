@@ -45,10 +45,11 @@ class Pace:
         tuned: whether others are tried; a size that was asked for stays.
         dynamic: whether what is compiled takes a new number of rows.
         laid: whether what is compiled takes (rows, points of each), or for the most part their product alone.
+        whole: whether all of it is compiled for a shape; where parts are, compiling is cheaper than what it saves.
     """
 
-    def __init__(self, size, room, tuned=True, dynamic=True, laid=False):
-        self.best, self.room, self.tuned, self.dynamic, self.laid = size, room, tuned, dynamic, laid
+    def __init__(self, size, room, tuned=True, dynamic=True, laid=False, whole=True):
+        self.best, self.room, self.tuned, self.dynamic, self.laid, self.whole = size, room, tuned, dynamic, laid, whole
         self.tried, self.speed = {}, None  # seconds a point
         self.shapes, self.compiling, self.lost = set(), 0.0, {}
 
@@ -85,7 +86,7 @@ class Pace:
         if self.dynamic:
             return min(count, most)
         wanted = min(most, 1 << (count - 1).bit_length())
-        there = set() if trial else {rows for rows in self._widths(points) if rows <= most}
+        there = set() if trial or not self.whole else {rows for rows in self._widths(points) if rows <= most}
         if not there or wanted in there:
             return wanted
         width = min((rows for rows in there if rows > wanted), default=max(there))
