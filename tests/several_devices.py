@@ -1,28 +1,25 @@
 """Run by test_devices.py in a process of its own, which has three devices of one CPU: a framework is told so once."""
 
+import importlib
 import os
 import sys
 
 import numpy as np
+from conftest import BACKEND, mlp
+from keras import ops
+from test_devices import device_of
 
-backend = os.environ["KERAS_BACKEND"]
-if backend == "jax":
+import aumann
+from aumann import backends
+
+# Importing a framework starts none of its devices.
+framework = importlib.import_module(BACKEND)
+if BACKEND == "jax":
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=3"
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
+    framework.config.update("jax_disable_most_optimizations", True)
 else:
-    import tensorflow as tf
-
-    one = tf.config.LogicalDeviceConfiguration()
-    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [one] * 3)
-
-from conftest import mlp  # noqa: E402  (frameworks are told before they start)
-from keras import ops  # noqa: E402
-from test_devices import device_of  # noqa: E402
-
-import aumann  # noqa: E402
-from aumann import backends  # noqa: E402
+    one = framework.config.LogicalDeviceConfiguration()
+    framework.config.set_logical_device_configuration(framework.config.list_physical_devices("CPU")[0], [one] * 3)
 
 NAMES = ["cpu:0", "cpu:1", "cpu:2"]
 active = backends.active()

@@ -1,5 +1,6 @@
 """The number of rows of a call is found on the work itself, fits into memory, and compiles as little as it may."""
 
+import contextlib
 import math
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from conftest import BACKEND
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -71,7 +73,9 @@ def test_a_long_job_finds_the_fastest_size(guess, best, steepness):
 
 
 def test_no_size_is_tried_that_does_not_fit_or_was_not_asked_for_or_in_a_short_job():
-    falling = lambda size: 1e-3 / size  # noqa: E731
+    def falling(size):
+        return 1e-3 / size
+
     _, sizes = work_off(Pace(16, room(64)), 1_000_000, falling)
     assert max(sizes) == 64
     assert set(work_off(Pace(16, room(), tuned=False), 1_000_000, falling)[1]) == {16}
@@ -98,6 +102,7 @@ def test_shapes_that_are_there_lose_no_more_time_than_compiling_takes(first, cal
     assert all(seconds <= own.compiling for seconds in lost.values())
 
 
+@pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled there")
 @pytest.mark.parametrize("options", [{"rule": RULE}, {"rule": aumann.secant(8)}, {}], ids=str)
 def test_a_call_with_other_rows_compiles_nothing(options, monkeypatch):
     keras.utils.set_random_seed(0)
@@ -106,23 +111,51 @@ def test_a_call_with_other_rows_compiles_nothing(options, monkeypatch):
     method.explain(X[:100] if options else X, 0)  # to a tolerance, others may need nodes that these did not
     (oracle,) = method._oracles.values()
     monkeypatch.setattr(pace, "LONG", math.inf)
-    backend, compiled = backends.active(), []
-    if keras.config.backend() == "jax":
+    shapes = {key: set(p.shapes) for key, p in oracle._paces.items()}
+    with compiling(monkeypatch) as compiled:
+        for n in (60, 130, 7, 300, 100):
+            method.explain(X[:n], 0)
+        if BACKEND == "jax":  # a graph of TensorFlow that takes any number of rows does not take one
+            method.explain(X[:1], 0)
+    assert not compiled
+    if not backends.active().dynamic(False):
+        assert shapes == {key: set(p.shapes) for key, p in oracle._paces.items()}
+
+
+@contextlib.contextmanager
+def compiling(monkeypatch):
+    """A list of what the framework compiles meanwhile: for XLA on JAX, and graphs on TensorFlow."""
+    compiled, listening = [], True
+    if BACKEND == "jax":
         import jax
 
         def listen(event, seconds, **_):
             if listening and "backend_compile" in event:
                 compiled.append(event)
 
-        listening = True
         jax.monitoring.register_event_duration_secs_listener(listen)
-    shapes = {key: set(p.shapes) for key, p in oracle._paces.items()}
-    for n in (60, 130, 7, 1, 300, 100):
-        method.explain(X[:n], 0)
-    listening = False
-    assert not compiled
-    if not backend.dynamic(False):
-        assert shapes == {key: set(p.shapes) for key, p in oracle._paces.items()}
+        yield compiled
+        listening = False
+        return
+    import tensorflow as tf
+
+    original = tf.function
+
+    def function(fn, **options):
+        compiled.append(fn)
+        return original(fn, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tf, "function", function)
+        yield compiled
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled there")
+def test_compiling_is_seen(monkeypatch):
+    method = aumann.IntegratedGradients(tanh, rule=RULE)
+    with compiling(monkeypatch) as compiled:
+        method.explain(X)
+    assert compiled
 
 
 def test_sizes_that_are_tried_change_no_value(monkeypatch):
@@ -139,8 +172,9 @@ def test_sizes_that_are_tried_change_no_value(monkeypatch):
     )
 
 
-def test_half_as_many_rows_where_memory_runs_out(monkeypatch):
-    """What was computed before it stays; a size that was asked for is not changed, and the error names it."""
+@pytest.fixture
+def small_memory(monkeypatch):
+    """Memory runs out with more than 100 rows of a call, after three calls."""
     backend = backends.active()
     compile, sizes = backend.compile, []
 
@@ -159,6 +193,11 @@ def test_half_as_many_rows_where_memory_runs_out(monkeypatch):
 
     monkeypatch.setattr(backend, "compile", failing)
     monkeypatch.setattr(backend, "rows_in_flight", lambda width: 256)
+    return sizes
+
+
+def test_half_as_many_rows_where_memory_runs_out(small_memory):
+    """What was computed before it stays; a size that was asked for is not changed, and the error names it."""
     want = tanh_values()
     method = aumann.IntegratedGradients(tanh, rule=RULE)
     e = method.explain(X)
@@ -166,6 +205,16 @@ def test_half_as_many_rows_where_memory_runs_out(monkeypatch):
     assert np.allclose(method.explain(X[:50]).values, want[:50], atol=1e-6)
     with pytest.raises(MemoryError, match=r"received one of 256 rows of the model; .*Give a smaller batch_size="):
         aumann.IntegratedGradients(tanh, rule=RULE, batch_size=256).explain(X)
+
+
+def test_half_as_many_rows_of_interactions_where_memory_runs_out(small_memory):
+    rule = aumann.log_gauss(8)
+    want = aumann.IntegratedHessians(tanh, rule=rule, batch_size=64).explain(X).values
+    small_memory.clear()
+    assert np.allclose(aumann.IntegratedHessians(tanh, rule=rule).explain(X).values, want, atol=1e-6)
+    assert max(small_memory) > 100 and small_memory[-1] > 16
+    with pytest.raises(MemoryError, match=r"received one of 256 rows of the model; .*Give a smaller batch_size="):
+        aumann.IntegratedHessians(tanh, rule=rule, batch_size=256).explain(X)
 
 
 def tanh_values():

@@ -22,7 +22,7 @@ from keras import ops, tree
 
 from aumann.call import CompletenessWarning
 from aumann.core import engine, refinement
-from aumann.core.pace import Pace
+from aumann.core.pace import Pace, Room
 from aumann.core.rules import LogRule, gauss_legendre, log_gauss
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation, feature_labels, group_labels, walk
@@ -238,8 +238,10 @@ class IntegratedHessians(Method):
         work = engine.Work(call.rows, load, call.starts, call.index, rule, [shape], o.dtype)
         fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.points
         call.tally.expect(len(rows) * work.points)
-        pace = Pace(min(o.batch_size, fit), o.room, False, o.dynamic(False), laid=True)
-        pace = self._paces.setdefault((*key, fit), pace)
+        if (*key, fit) not in self._paces:
+            room, tuned = Room(o.room.size, o.room.free, fit), o.running.batch_size == "auto"
+            self._paces[*key, fit] = Pace(min(o.batch_size, fit), room, tuned, o.dynamic(False), laid=True)
+        pace = self._paces[*key, fit]
 
         def part(rows, tally):
             numbers = [ops.convert_to_tensor(a, "int32") for a in asked]

@@ -364,8 +364,10 @@ class Oracle:
 
     def refuse_too_large(self, points):
         """Before the machine ends the process: a batch whose forward pass alone, half of it even, does not fit."""
+        if self.running.batch_size == "auto":
+            return
         size, free = min(points, self.batch_size), self.backend.free()
-        if self.running.batch_size != "auto" and free is not None and size * self.room.size > 4 * free:
+        if free is not None and size * self.room.size > 4 * free:
             raise self._too_large(size)
 
     def _too_large(self, size):

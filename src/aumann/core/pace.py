@@ -14,6 +14,7 @@ BETTER = 0.95  # of the time of the best, below which another size replaces it
 LONG = 0.5  # seconds of work below which nothing is tried
 PART = 6  # a trial is at most one part in so many of what is left
 TRIAL = 0.03  # seconds that a trial takes at least, for the clock's sake
+FRESH = 0.1  # seconds for which it holds how much memory is free: asking takes 0.1 ms, and a call asks three times
 
 
 class Room:
@@ -22,15 +23,19 @@ class Room:
     Args:
         size: bytes that a point needs.
         free: () -> bytes that are free, or None where nobody knows.
+        most: points that there is room for, however much is free.
     """
 
-    def __init__(self, size, free):
-        self.size, self.free, self.most = size, free, math.inf
+    def __init__(self, size, free, most=1 << 40):
+        self.size, self.free, self.most = size, free, most
+        self.asked, self.known = -math.inf, None
 
     def __call__(self):
         """Points whose needs are half of what is free, or half of what was too much."""
-        free = self.free()
-        return max(1, int(min(self.most, 1 << 40 if free is None else free / 2 / self.size)))
+        now = time.monotonic()
+        if now - self.asked > FRESH:
+            self.asked, self.known = now, self.free()
+        return max(1, int(min(self.most, math.inf if self.known is None else self.known / 2 / self.size)))
 
     def halve(self, size):
         self.most = max(1, min(self.most, size // 2))
@@ -74,9 +79,9 @@ class Pace:
         return [size for size in around if size not in self.tried and 1 <= size <= self.room()]
 
     def took(self, size, points, seconds, trial):
-        """So many points took so long, with nothing compiled on the way."""
-        self.speed = seconds / points
-        if trial:
+        """So many points took so long, with nothing compiled on the way; the first ones tell how many make a trial."""
+        first, self.speed = self.speed is None, seconds / points
+        if trial and not first:
             self.tried[size] = self.speed
             if self.speed < BETTER * self.tried.get(self.best, math.inf):
                 self.best = size
@@ -97,12 +102,11 @@ class Pace:
 
     def _widths(self, points):
         """Rows that have been called for with so many points each, or else with as many points in all."""
-        own = [rows for rows, each in tuple(self.shapes) if each == points]
-        return (
-            own
-            if own or self.laid
-            else [rows * each // points for rows, each in self.shapes if rows * each % points == 0]
-        )
+        shapes = tuple(self.shapes)  # rows on another device may add to them meanwhile
+        own = [rows for rows, each in shapes if each == points]
+        if own or self.laid:
+            return own
+        return [rows * each // points for rows, each in shapes if rows * each % points == 0]
 
     def is_new(self, rows, points=1):
         """Whether a shape was never seen, or nothing was; it is seen from now on."""
