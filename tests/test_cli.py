@@ -17,6 +17,7 @@ from keras import layers
 
 import aumann
 from aumann import cli, files
+from aumann.backends import active
 
 DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
 NAMES = ["age", "income", "height", "weight"]
@@ -240,6 +241,17 @@ def test_the_other_options(desk, out, x, classifier):
     same(aumann.load(out), api(classifier, x, "predicted", output=0, rule=None))
 
 
+def test_how_the_model_is_run(desk, out, x, classifier):
+    way, device = active().WAYS[0], active().devices()[0]
+    options = ("--compile", way, "--precision", "tf32", "--devices", f"{device},{device}")
+    found = explained(desk, out, *options, "--target", "1")
+    same(found, api(classifier, x, 1, compile=way, precision="tf32", devices=[device, device]))
+    assert found.provenance["device"] == [device, device] and found.provenance["precision"] == "tf32"
+    assert explained(desk, out, "--devices", "all").provenance["device"] == device
+    if len(active().WAYS) > 1:
+        assert explained(desk, out, "--compile", "false").provenance["compile"] == way
+
+
 @pytest.mark.parametrize("given, rows", [("1:3", [1, 2]), ("4", [4]), ("3,0", [3, 0]), ("-2:", [3, 4])])
 def test_rows(desk, out, x, classifier, given, rows):
     found = explained(desk, out, f"--rows={given}")
@@ -411,6 +423,9 @@ def test_old_hard_sigmoid_is_named(tmp_path, out, capsys):
         (["--layer", "nowhere"], "layer"),
         (["--batch-size", "0"], "batch_size"),
         (["--batch-size", "few"], "batch_size"),
+        (["--compile", "everything"], "compile="),
+        (["--precision", "double"], "precision="),
+        (["--devices", "gpu:77"], "gpu:77"),
         (["--rows", "9:"], "among 5 rows"),
         (["--rows", "5"], "among 5 rows"),
         (["--rows", "first"], "--rows"),

@@ -22,7 +22,7 @@ from aumann import files
 from aumann.core.rules import FAMILIES
 
 BACKENDS = ("tensorflow", "jax", "torch")
-USER_ERRORS = (ValueError, TypeError, OSError, ImportError, NotImplementedError)
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, NotImplementedError, MemoryError)
 SHOWN = 20  # lines of the table
 
 
@@ -73,6 +73,9 @@ def _parser():
     add("--output", help='name or index of an output, or "logits"')
     add("--layer", action="append", help="attribute at this layer; may be repeated")
     add("--batch-size", default="auto", help="path points per model call")
+    add("--compile", help='true for long jobs, false for what is there at once, or "graph", "xla", "eager", "inductor"')
+    add("--precision", help='"full" (default) or "tf32", which an accelerator may round products to')
+    add("--devices", help='"all", or names separated by commas, as gpu:0,gpu:1')
     add("--rows", default=":", help="rows to explain, as 0:10, 7 or 0,3,9")
     add("--columns", default="", help="keep only these columns (or arrays of an .npz), separated by commas")
     add("--drop", default="", help="leave these columns out, as a column of labels")
@@ -93,7 +96,7 @@ def _explain(args):
     target = parse_target(args.target)
     exactness = {"rule": parse_rule(args.rule)} if args.rule else {}
     exactness |= {k: _number(k, getattr(args, k)) for k in ("tolerance", "max_evaluations") if getattr(args, k)}
-    settings = {"output": _name_or_index(args.output), "layer": args.layer, "batch_size": _batch_size(args.batch_size)}
+    settings = {"output": _name_or_index(args.output), "layer": args.layer, **_running(args)}
     npz, png = _outputs(args)
     data = files.read_data(args.data, _names(args.columns), _names(args.drop), not args.no_header)
     rows = parse_rows(args.rows, files.count(data))
@@ -328,8 +331,15 @@ def _name_or_index(text):
     return None if text is None else _number(text)
 
 
-def _batch_size(text):
-    return text if text == "auto" else _number(text)
+def _running(args):
+    """Keywords that say how the model is run, those that were given."""
+    found = {
+        "batch_size": args.batch_size if args.batch_size == "auto" else _number(args.batch_size),
+        "compile": {"true": True, "false": False}.get(args.compile, args.compile),
+        "precision": args.precision,
+        "devices": args.devices if args.devices in (None, "all") else _names(args.devices),
+    }
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _names(text):
