@@ -15,7 +15,7 @@ from benchmarks.contest import quartiles, race, spread
 
 # Network, rows to explain, rounds, batch sizes that the bare loop tries.
 CASES = {
-    "mlp": (networks.mlp, 2000, 7, (256, 512, 1024, 2048, 4096, 8192)),
+    "mlp": (networks.mlp, 2000, 7, (1024, 2048, 4096, 8192, 16384, 32768)),
     "digits_cnn": (networks.digits_cnn, 200, 5, (16, 32, 64, 128, 256, 512, 1024)),
     "mobilenet": (networks.mobilenet, 2, 3, (1, 2, 4, 8, 16)),
 }

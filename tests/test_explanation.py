@@ -329,6 +329,9 @@ def test_large_arrays_are_not_copied(tmp_path):
     kept.flags.writeable = False
     assert np.shares_memory(build(mapped).values, mapped) and not build(mapped).values.flags.writeable
     assert build(kept).values is kept
+    view = kept.reshape(2, 1, 3)[:, 0]  # as the values of one target are made
+    assert np.shares_memory(build(view).values, kept)
+    assert not np.shares_memory(build(kept[:1]).values, kept)  # which would keep all of it alive
 
 
 # Files

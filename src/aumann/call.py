@@ -98,6 +98,8 @@ class Call:
             done = self.method.sum(self)
         self.tally = Tally(lambda done, expected: None)  # for what is looked up from here on
         found = done.values
+        for v in found:
+            v.flags.writeable = False  # an explanation would copy what others can write to
         residual = sum(map(refinement.total, found)) - (prediction - base_value)
         mass = sum(map(refinement.size, found))
         self._refuse_silent_integers(found, index, prediction)

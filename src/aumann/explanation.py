@@ -513,10 +513,20 @@ def _frozen(field, leaf):
         raise TypeError(f"Expected numbers or text in {field}; received {array.dtype}. Convert it to numbers first.")
     if isinstance(array, np.memmap):
         array = array.view()
-    elif array.flags.writeable or not array.flags.owndata:
+    elif not _nobody_writes(array):
         array = array.copy()
     array.flags.writeable = False
     return array
+
+
+def _nobody_writes(array):
+    """Whether neither an array nor what it is a view of can be written to, and the view keeps nothing more alive."""
+    whole = array
+    while isinstance(whole.base, np.ndarray):
+        if whole.flags.writeable:
+            return False
+        whole = whole.base
+    return whole.flags.owndata and not whole.flags.writeable and whole.nbytes == array.nbytes
 
 
 def _jsonable(field, content):

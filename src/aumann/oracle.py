@@ -433,7 +433,7 @@ class Oracle:
 
     def load(self, arrays):
         """Rows of the host arrays -> (ends, side) on the device."""
-        fed = [ops.convert_to_tensor(self._feed(i, a)) for i, a in enumerate(arrays)]
+        fed = [self.backend.send(self._feed(i, a)) for i, a in enumerate(arrays)]
         ends = [fed[i] for i in self.moving]
         if self.readings:
             ends += self.compiled("read", ())(fed)
@@ -441,7 +441,7 @@ class Oracle:
 
     def load_one(self, leaf, array):
         """Rows of one of the arrays on the device."""
-        return ops.convert_to_tensor(self._feed(leaf, array))
+        return self.backend.send(self._feed(leaf, array))
 
     @functools.cached_property
     def inside(self):

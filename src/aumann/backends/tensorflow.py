@@ -216,6 +216,10 @@ def on(device, kept):
         yield
 
 
+def send(array):
+    return tf.convert_to_tensor(array)
+
+
 def host(array):
     return array.numpy() if hasattr(array, "numpy") else array
 

@@ -199,6 +199,10 @@ def on(device, kept):
         yield
 
 
+def send(array):
+    return keras.ops.convert_to_tensor(array)
+
+
 def host(array):
     array = array.detach().cpu()
     return (array.float() if array.dtype == torch.bfloat16 else array).numpy()

@@ -12,8 +12,8 @@ import numpy as np
 
 BETTER = 0.95  # of the time of the best, below which another size replaces it
 LONG = 0.5  # seconds of work below which nothing is tried
-PART = 6  # a trial is at most one part in so many of what is left
 TRIAL = 0.03  # seconds that a trial takes at least, for the clock's sake
+PARTS = 6, 20  # a trial is at most one part of six of what is left, and at least, so that noise evens out, one of 20
 FRESH = 0.1  # seconds for which it holds how much memory is free: asking takes 0.1 ms, and a call asks three times
 
 
@@ -68,8 +68,8 @@ class Pace:
             return self.size, min(left, self.size)
         if self.tuned and left * self.speed > max(LONG, 10 * self.compiling):
             for size in self._untried():
-                trial = max(2 * size, int(TRIAL / self.speed))
-                if PART * trial <= left:
+                trial = max(2 * size, int(TRIAL / self.speed), left // PARTS[1])
+                if PARTS[0] * trial <= left:
                     return size, trial
         return self.size, left
 
