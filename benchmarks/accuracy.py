@@ -96,8 +96,8 @@ CASES = {
     "digits_relu": Kind(digits, smooth=False),
     "digits_gelu_mean": Kind(digits, smooth=True),
     "transformer": Kind(transformer, smooth=True, fine=1024),
-    "mobilenet": Kind(mobilenet, smooth=False, fine=1024, cap=128),
-    "efficientnet": Kind(efficientnet, smooth=False, fine=1024, cap=128),
+    "mobilenet": Kind(mobilenet, smooth=False, fine=512, cap=128),
+    "efficientnet": Kind(efficientnet, smooth=False, fine=512, cap=128),
 }
 BIG = ["mobilenet", "efficientnet"]  # half a second a gradient on JAX's CPU: there only if they are named
 QUICK = ["mlp_relu", "mlp_tanh"]

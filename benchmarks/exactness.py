@@ -100,13 +100,11 @@ def sentence(row):
 
 
 def main():
-    parser = record.options(__doc__, [*CASES, *MORE])
-    args = parser.parse_args()
-    rows = []
-    for name in record.known(parser, args.names, [*CASES, *MORE]) if args.names else CASES[: 3 if args.quick else None]:
-        rows.append(contest(name, args.quick))
-        print(sentence(rows[-1]), flush=True)
-        record.save(rows, args.out, "exactness")
+    def usual(quick):
+        return CASES[: 3 if quick else None]
+
+    names = [*CASES, *MORE]
+    record.cases(__doc__, names, lambda *args: [contest(*args)], sentence, "exactness", "case", default=usual)
 
 
 if __name__ == "__main__":

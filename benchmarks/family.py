@@ -66,20 +66,17 @@ def contest(name, quick):
     return row
 
 
+def sentence(row):
+    alone = f"; one by one {spread(row['one by one'])} × as long" if "one by one" in row else ""
+    return (
+        f"{row['backend']:10s} {row['case']:20s} {row['gradients']:6d} gradients: {spread(row['ratio'])} × the bare "
+        f"loop at {row['batch']} rows{alone}"
+    )
+
+
 def main():
-    parser = record.options(__doc__, CASES)
-    args = parser.parse_args()
-    rows = []
-    for name in record.known(parser, args.names, CASES):
-        row = contest(name, args.quick)
-        rows.append(row)
-        print(
-            f"{row['backend']:10s} {name:20s} {row['gradients']:6d} gradients: {spread(row['ratio'])} × the bare loop "
-            f"at {row['batch']} rows"
-            + (f"; one by one {spread(row['one by one'])} × as long" if "one by one" in row else ""),
-            flush=True,
-        )
-    record.save(rows, args.out, f"family-{keras.config.backend()}")
+    file = f"family-{keras.config.backend()}"
+    record.cases(__doc__, CASES, lambda *args: [contest(*args)], sentence, file, "case")
 
 
 if __name__ == "__main__":

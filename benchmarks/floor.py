@@ -112,21 +112,18 @@ def contest(name, quick):
     }
 
 
+def sentence(row):
+    tried = ", ".join(f"{b}: {ms:.3g}" for b, ms in row["by_batch"].items())
+    return (
+        f"{row['backend']:10s} {row['case']:10s} {row['gradients']:6d} gradients: {spread(row['ratio'])} × the bare "
+        f"loop ({row['bare_ms']:.3g} ms each at its best batch size {row['bare_batch']}; ours chose {row['batch']})\n"
+        f"    bare ms by batch size: {tried}"
+    )
+
+
 def main():
-    parser = record.options(__doc__, CASES)
-    args = parser.parse_args()
-    rows = []
-    for name in record.known(parser, args.names, CASES):
-        row = contest(name, args.quick)
-        print(
-            f"{row['backend']:10s} {name:10s} {row['gradients']:6d} gradients: {spread(row['ratio'])} × the bare loop "
-            f"({row['bare_ms']:.3g} ms each at its best batch size {row['bare_batch']}; ours chose {row['batch']})",
-            flush=True,
-        )
-        tried = ", ".join(f"{b}: {ms:.3g}" for b, ms in row["by_batch"].items())
-        print(f"    bare ms by batch size: {tried}", flush=True)
-        rows.append(row)
-    record.save(rows, args.out, f"floor-{keras.config.backend()}")
+    file = f"floor-{keras.config.backend()}"
+    record.cases(__doc__, CASES, lambda *args: [contest(*args)], sentence, file, "case")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ whole; as some of them overlap in a call, and the caches serve them better alone
 
 import cProfile
 import pstats
-import warnings
 
 import keras
 import numpy as np
@@ -111,13 +110,8 @@ def sentence(row):
 
 
 def main():
-    parser = record.options(__doc__, CASES)
-    args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    for name in record.known(parser, args.names, CASES):
-        row = contest(name, args.quick)
-        print(sentence(row), flush=True)
-        record.merge([row], args.out, f"parts-{keras.config.backend()}", "case")
+    file = f"parts-{keras.config.backend()}"
+    record.cases(__doc__, CASES, lambda *args: [contest(*args)], sentence, file, "case", warn=False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -25,6 +26,28 @@ def known(parser, given, names):
     if unknown:
         parser.error(f"expected cases among {', '.join(names)}; received {', '.join(unknown)}")
     return list(given or names)
+
+
+def cases(description, names, contest, sentence, file, *keys, default=lambda quick: [], warn=True):
+    """A script that takes case after case, and prints and keeps the rows of each as they come.
+
+    Args:
+        description: the script's.
+        names: of the cases.
+        contest: (case, quick) -> rows.
+        sentence: row -> what is printed.
+        file: of the rows, in which they replace those that have the same `keys`.
+        default: quick -> cases if none are named; empty for all.
+        warn: whether warnings are told.
+    """
+    parser = options(description, names)
+    args = parser.parse_args()
+    if not warn:
+        warnings.simplefilter("ignore")
+    for name in known(parser, args.names or default(args.quick), names):
+        rows = contest(name, args.quick)
+        print("\n".join(map(sentence, rows)), flush=True)
+        merge(rows, args.out, file, *keys)
 
 
 def save(rows, out, name):

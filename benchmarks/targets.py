@@ -7,8 +7,6 @@ and to a tolerance, where all classes of a row go as far as the one that needs m
 file.
 """
 
-import warnings
-
 import keras
 import numpy as np
 
@@ -62,13 +60,10 @@ def sentence(row):
 
 
 def main():
-    parser = record.options(__doc__, CASES)
-    args = parser.parse_args()
-    warnings.simplefilter("ignore")
-    for name in record.known(parser, args.names, CASES):
-        rows = [contest(name, how, args.quick) for how in SETTINGS]
-        print("\n".join(map(sentence, rows)), flush=True)
-        record.merge(rows, args.out, f"targets-{keras.config.backend()}", "case", "how")
+    def both(name, quick):
+        return [contest(name, how, quick) for how in SETTINGS]
+
+    record.cases(__doc__, CASES, both, sentence, f"targets-{keras.config.backend()}", "case", "how", warn=False)
 
 
 if __name__ == "__main__":

@@ -146,13 +146,10 @@ def sentence(row):
 
 
 def main():
-    parser = record.options(__doc__, CASES)
-    args = parser.parse_args()
-    rows = []
-    for name in record.known(parser, args.names, CASES) if args.names else CASES[: 3 if args.quick else None]:
-        rows += contest(name, args.quick)
-        print("\n".join(map(sentence, rows[-3:])), flush=True)
-        record.save(rows, args.out, "tolerance")
+    def usual(quick):
+        return CASES[: 3 if quick else None]
+
+    record.cases(__doc__, CASES, contest, sentence, "tolerance", "case", "tolerance", default=usual)
 
 
 if __name__ == "__main__":
