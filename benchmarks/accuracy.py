@@ -47,7 +47,7 @@ class Kind(NamedTuple):
     cap: int = 1024
 
 
-def mlp(name, rows=200):
+def mlp(name, rows=2000):
     """Scikit-learn's synthetic classes in 32 features; rows and target of one class, for peers that know one target."""
     from sklearn.datasets import make_classification
 

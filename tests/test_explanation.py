@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from keras import ops
 
+import aumann
 from aumann import explanation as module
 from aumann.explanation import REST, Explanation, feature_labels, load, rebuild, walk
 
@@ -325,10 +327,13 @@ def test_no_array_can_be_written_to_even_in_copies(e):
 
 def test_large_arrays_are_not_copied(tmp_path):
     mapped = np.memmap(tmp_path / "values", np.float32, "w+", shape=(2, 3))
+    mapped[:] = 1
     kept = np.ones((2, 3))
     kept.flags.writeable = False
     assert np.shares_memory(build(mapped).values, mapped) and not build(mapped).values.flags.writeable
-    assert build(kept).values is kept
+    assert np.shares_memory(build(kept).values, kept)
+    e = aumann.IntegratedGradients(lambda x: ops.sum(x**2, axis=1), rule=aumann.midpoint(2)).explain(mapped)
+    assert np.shares_memory(e.inputs, mapped)
     view = kept.reshape(2, 1, 3)[:, 0]  # as the values of one target are made
     assert np.shares_memory(build(view).values, kept)
     assert not np.shares_memory(build(kept[:1]).values, kept)  # which would keep all of it alive

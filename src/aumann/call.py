@@ -409,7 +409,7 @@ class Call:
     def _first(self, k):
         """Start and end of the path of point k, of the first row, as a path is given them."""
         start = ops.convert_to_tensor(np.ascontiguousarray(self._carried.points[k][:1, :1], self.oracle.dtype))
-        return start, self.load(np.zeros(1, int))[0][k][:, None]
+        return start, ops.convert_to_tensor(self.load(np.zeros(1, int))[0][k])[:, None]
 
     def _times(self, k, nodes):
         return ops.convert_to_tensor(np.reshape(nodes, (1, -1, *[1] * len(self.oracle.shapes[k]))), self.oracle.dtype)

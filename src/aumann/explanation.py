@@ -504,29 +504,25 @@ def _frozen(field, leaf):
     """Returns the leaf as an array that nobody else can write to, of a type that `numpy.save` knows."""
     if leaf is None:
         return None
-    array = leaf if isinstance(leaf, np.memmap) else np.asarray(leaf)
+    array = np.asarray(leaf)
     if array.dtype.kind == "V" and array.dtype.names is None:
         array = array.astype(np.float32)
     elif array.dtype.kind == "T" or (array.dtype.kind == "O" and all(isinstance(x, str) for x in array.flat)):
         array = array.astype(str)
     elif array.dtype.kind in "OV":
         raise TypeError(f"Expected numbers or text in {field}; received {array.dtype}. Convert it to numbers first.")
-    if isinstance(array, np.memmap):
-        array = array.view()
-    elif not _nobody_writes(array):
-        array = array.copy()
+    array = array.view() if _lasting(array) else array.copy()
     array.flags.writeable = False
     return array
 
 
-def _nobody_writes(array):
-    """Whether neither an array nor what it is a view of can be written to, and the view keeps nothing more alive."""
-    whole = array
+def _lasting(array):
+    """Whether an array may be kept: its pages are a file's, or nobody can write to it and it keeps no more alive."""
+    whole, writeable = array, array.flags.writeable
     while isinstance(whole.base, np.ndarray):
-        if whole.flags.writeable:
-            return False
         whole = whole.base
-    return whole.flags.owndata and not whole.flags.writeable and whole.nbytes == array.nbytes
+        writeable |= whole.flags.writeable
+    return isinstance(whole, np.memmap) or (whole.flags.owndata and not writeable and whole.nbytes == array.nbytes)
 
 
 def _jsonable(field, content):

@@ -191,7 +191,7 @@ def integrate(step, work, pace, backend, progress=None):
 
 def _section(step, work, packing, section, results, pace, backend, progress, trial):
     """Batches of one packing: after each, the row up to which the results are there, and how many rows it had."""
-    chunks = list(_chunks(work, packing))
+    chunks = list(_chunks(work, packing, backend.send))
     targets = work.index.shape[1]
     waiting, width, first = None, None, section.start
     while first < section.stop:
@@ -201,7 +201,7 @@ def _section(step, work, packing, section, results, pace, backend, progress, tri
         ends, side = work.load(rows)
         if len(rows) != width or len(work.index) > 1:  # most batches share these
             width = len(rows)
-            index = [_take(work.index, rows, "int32")]
+            index = [backend.send(_rows(work.index, rows, "int32"))]
             blank = [ops.zeros((width, targets, *shape), work.dtype) for shape in work.shapes]
         sums = blank
         new = pace.is_new(width, packing.points)
@@ -226,7 +226,7 @@ def _store(results, rows, sums, host):
     return rows[-1] + 1
 
 
-def _chunks(work, packing):
+def _chunks(work, packing, send):
     """The path points of a row, cut into chunks of one width; the last is filled up with points of weight zero."""
     overlap = int(work.rule.cells)
     t, w, which = work.rule.over(work.starts.count)
@@ -240,14 +240,14 @@ def _chunks(work, packing):
         if overlap:  # the last point is where the next chunk begins, and its cell with it
             weights = np.concatenate([weights[:, :-1], np.zeros_like(weights[:, :1])], axis=1)
         seen = first + overlap if first else 0
-        yield _Chunk(work, t[cut], weights, which[cut], min(first + packing.points, points) - seen)
+        yield _Chunk(work, send, t[cut], weights, which[cut], min(first + packing.points, points) - seen)
 
 
 class _Chunk:
     """A run of path points; what all rows share is sent to the device once."""
 
-    def __init__(self, work, t, w, which, points):
-        self.work, self.t, self.w, self.which, self.points = work, t, w, which, points
+    def __init__(self, work, send, t, w, which, points):
+        self.work, self.send, self.t, self.w, self.which, self.points = work, send, t, w, which, points
         self.kept = {}
 
     def nodes(self, rows):
@@ -258,7 +258,7 @@ class _Chunk:
     def _nodes(self, rows):
         t = np.broadcast_to(self.t, (len(rows), len(self.t)))
         w = np.broadcast_to(self.w if len(self.w) == 1 else self.w[rows], t.shape)
-        return [ops.convert_to_tensor(a.ravel(), self.work.dtype) for a in (t, w)]
+        return [self.send(np.array(a.ravel(), self.work.dtype)) for a in (t, w)]
 
     def starts(self, rows):
         if self.work.starts.shared:
@@ -267,7 +267,7 @@ class _Chunk:
 
     def _starts(self, rows):
         points = [p[rows] if len(p) > 1 else p for p in self.work.starts.points]
-        return [_take(p[:, self.which] if p.shape[1] > 1 else p, None, self.work.dtype) for p in points]
+        return [self.send(_rows(p[:, self.which] if p.shape[1] > 1 else p, None, self.work.dtype)) for p in points]
 
     def _once(self, what, size, make):
         if self.kept.get(what, (None,))[0] != size:
@@ -275,8 +275,8 @@ class _Chunk:
         return self.kept[what][1]
 
 
-def _take(array, rows, dtype):
-    """Rows of a host array as a device tensor; an array of one row serves all."""
+def _rows(array, rows, dtype):
+    """Rows of an array; an array of one row serves all."""
     if rows is not None:
         array = np.broadcast_to(array, (len(rows), *array.shape[1:])) if len(array) == 1 else array[rows]
-    return ops.convert_to_tensor(np.ascontiguousarray(array, dtype))
+    return np.ascontiguousarray(array, dtype)
