@@ -78,14 +78,14 @@ def transformer(name, rows=30):
     return zoo.Case(name, model, lines[data.target == 3][-rows:], 3)
 
 
-def mobilenet(name, rows=2):
+def mobilenet(name, rows=1):
     """A logit of noise; the weights are drawn, and normalised as if they had been trained on such noise."""
     model = networks.mobilenet(final=None)
     networks.settle(model, networks.rows(model, 8, seed=1))
     return zoo.Case(name, model, networks.rows(model, rows), 0)
 
 
-def efficientnet(name, rows=3):
+def efficientnet(name, rows=1):
     case = zoo.CASES[name]()
     return case._replace(inputs=case.inputs[:rows], target=case.target[:rows])
 
