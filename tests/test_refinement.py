@@ -142,6 +142,20 @@ def test_a_row_is_what_it_is_alone_and_in_batches_of_any_size(networks, rows, ac
         assert np.allclose(again.values, together.values, atol=1e-5)
 
 
+def test_rows_are_refined_a_part_at_a_time(networks, rows, monkeypatch):
+    """What is as large as all values arises for some rows at a time; the results are those of all rows together."""
+    whole, sizes, refine = aumann.IntegratedGradients(networks["relu"]).explain(rows, [0, 2]), [], refinement.refine
+    monkeypatch.setattr(refinement, "PART", 1)
+    monkeypatch.setattr(
+        refinement, "refine", lambda sums, rows, *rest: sizes.append(len(rows)) or refine(sums, rows, *rest)
+    )
+    parts = aumann.IntegratedGradients(networks["relu"], batch_size=4).explain(rows, [0, 2])
+    assert sum(sizes) == len(rows) and 1 < max(sizes) <= 4
+    np.testing.assert_allclose(parts.values, whole.values, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(parts.error, whole.error, rtol=0.05, atol=1e-5)
+    assert (parts.evaluations == whole.evaluations).mean() > 0.9
+
+
 def test_linear_and_homogeneous_functions_stop_at_once():
     w = ops.convert_to_tensor(np.array([1.0, -2, 3], "float32"))
     x = RNG.normal(size=(4, 3)).astype("float32")

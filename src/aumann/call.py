@@ -3,6 +3,7 @@
 import copy
 import functools
 import hashlib
+import math
 import warnings
 from dataclasses import replace
 from importlib.metadata import version
@@ -154,10 +155,14 @@ class Call:
 
         def refine(sums, rows, spent=0):
             names.append(sums.name)
-            change, noise = (c[rows] for c in self.change)
-            noise = noise if self.complete else np.full_like(noise, np.inf)
-            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
-                return refinement.refine(sums, rows, (change, noise), tolerance, most - spent, rounding)
+
+            def some(rows):
+                change, noise = (c[rows] for c in self.change)
+                noise = noise if self.complete else np.full_like(noise, np.inf)
+                with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
+                    return refinement.refine(sums, rows, (change, noise), tolerance, most - spent, rounding)
+
+            return refinement.stacked(map(some, self._in_parts(rows)), len(rows))
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
         if kinked is False and any(map(self._kinked, self.paths, range(len(self.paths)))):
@@ -179,6 +184,12 @@ class Call:
         how = f"{' and '.join(names)}, refined"
         self.exactness = {"rule": how, "tolerance": tolerance, "max_evaluations": most}
         return done
+
+    def _in_parts(self, rows):
+        """Rows enough to fill batches; a refinement holds ten arrays or so as large as their values."""
+        numbers = len(self.columns) * sum(map(math.prod, self.oracle.results))
+        most = max(refinement.PART // max(1, numbers), self.oracle.batch_size)
+        return np.array_split(rows, -(-len(rows) // most))
 
     def _rounding(self):
         """Relative error of values that is there whatever is done: of the sums, or of coarser numbers inside."""

@@ -3,7 +3,7 @@
 import numpy as np
 
 from aumann.core.baselines import Starts
-from aumann.core.refinement import Refined
+from aumann.core.refinement import stacked
 from aumann.methods import IntegratedGradients
 
 
@@ -43,7 +43,7 @@ class SequentialIntegratedGradients(IntegratedGradients):
             found[-1].values = [v * tokens for v in found[-1].values]  # of a mean over baselines, the sum
         call.exactness, call.places = part.exactness, part.places
         call.tolerance = getattr(part, "tolerance", None)
-        return _stacked(found)
+        return stacked(found, call.rows)
 
 
 def _one_at_a_time(call, rows, tokens):
@@ -57,17 +57,3 @@ def _one_at_a_time(call, rows, tokens):
         replaced = np.eye(tokens, dtype=bool).reshape(1, tokens, 1, tokens, *(1 for _ in row[1:]))
         points.append(np.where(replaced, start, end).reshape(len(rows), -1, *row))
     return Starts(points, np.tile(starts.weights, tokens) / tokens)
-
-
-def _stacked(found):
-    """Results of consecutive rows as one."""
-
-    def joined(field):
-        parts = [getattr(each, field) for each in found]
-        if parts[0] is None:
-            return None
-        if isinstance(parts[0], list):
-            return [np.concatenate(same) for same in zip(*parts, strict=True)]
-        return np.concatenate(parts)
-
-    return Refined(*map(joined, ("values", "error", "parts", "evaluations")))

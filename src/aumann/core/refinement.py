@@ -24,6 +24,7 @@ from aumann.core.engine import above
 from aumann.core.rules import between, secant, trapezoid
 
 BLOCK = 1 << 20  # numbers summed at a time
+PART = 1 << 22  # numbers of the values that are refined at a time, where rows are many
 SAFETY = 3.0  # on the estimate
 FEW = 10.0  # entries of a correction for which the safety doubles, where there are kinks
 LEAP = 4.0  # the most by which cells multiply from one sum to the next: a law seen from afar misleads
@@ -109,6 +110,33 @@ class Refined:
         for own, other in zip(mine, theirs, strict=True):
             own[rows] = other
         self.evaluations[rows] += others.evaluations
+
+
+def stacked(found, rows):
+    """Results of consecutive rows, one after another, as one of all `rows`."""
+    whole, first = None, 0
+    for part in found:
+        count = len(part.evaluations)
+        if count == rows:
+            return part
+        if whole is None:
+            whole = _each(lambda a: np.empty((rows, *a.shape[1:]), a.dtype), part)
+        here = slice(first, first + count)
+        _each(lambda mine, theirs, here=here: mine.__setitem__(here, theirs), whole, part)
+        first += count
+    return whole
+
+
+def _each(fn, *results):
+    """fn of every array of one `Refined`, or of the same arrays of several, as another."""
+    found = {}
+    for name in vars(results[0]):
+        one, *others = (getattr(each, name) for each in results)
+        if isinstance(one, list):
+            found[name] = [fn(*same) for same in zip(one, *others, strict=True)]
+        else:
+            found[name] = None if one is None else fn(one, *others)
+    return Refined(**found)
 
 
 def refine(sums, rows, change, tolerance, most, rounding):
