@@ -336,8 +336,8 @@ def stream(rows):
         "given in parts of the bare loop's, at its best batch size; then those to tolerance 0.01."
     )
     memory = (
-        "The peak of a process above what it had before it explained, in MB; in brackets how much of that are the "
-        "inputs and the results. *Growth*: the last over the first, beyond these."
+        "The peak of a process above what it had before it explained, in batches of 16,384 points, in MB; in brackets "
+        "how much of that are the inputs and the results. *Growth*: the last over the first, beyond these."
     )
     header = (
         "backend", "rows", "rows a second", "÷ bare loop's", "its batch", "to a tolerance", "gradients a row",
