@@ -111,7 +111,7 @@ def sentence(row):
 
 def main():
     file = f"parts-{keras.config.backend()}"
-    record.cases(__doc__, CASES, lambda *args: [contest(*args)], sentence, file, "case", warn=False)
+    record.cases(__doc__, CASES, lambda *args: [contest(*args)], sentence, file, "case")
 
 
 if __name__ == "__main__":

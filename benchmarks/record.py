@@ -28,7 +28,7 @@ def known(parser, given, names):
     return list(given or names)
 
 
-def cases(description, names, contest, sentence, file, *keys, default=lambda quick: [], warn=True):
+def cases(description, names, contest, sentence, file, *keys, default=lambda quick: []):
     """A script that takes case after case, and prints and keeps the rows of each as they come.
 
     Args:
@@ -38,12 +38,10 @@ def cases(description, names, contest, sentence, file, *keys, default=lambda qui
         sentence: row -> what is printed.
         file: of the rows, in which they replace those that have the same `keys`.
         default: quick -> cases if none are named; empty for all.
-        warn: whether warnings are told.
     """
     parser = options(description, names)
     args = parser.parse_args()
-    if not warn:
-        warnings.simplefilter("ignore")
+    warnings.simplefilter("ignore")
     for name in known(parser, args.names or default(args.quick), names):
         rows = contest(name, args.quick)
         print("\n".join(map(sentence, rows)), flush=True)

@@ -63,7 +63,7 @@ def main():
     def both(name, quick):
         return [contest(name, how, quick) for how in SETTINGS]
 
-    record.cases(__doc__, CASES, both, sentence, f"targets-{keras.config.backend()}", "case", "how", warn=False)
+    record.cases(__doc__, CASES, both, sentence, f"targets-{keras.config.backend()}", "case", "how")
 
 
 if __name__ == "__main__":

@@ -82,6 +82,14 @@ def test_no_size_is_tried_that_does_not_fit_or_was_not_asked_for_or_in_a_short_j
     assert set(work_off(Pace(16, room()), 1000, falling)[1]) == {16}
 
 
+def test_a_trial_is_a_part_of_the_work_and_the_first_call_is_none():
+    own = Pace(16, room())
+    own.took(16, 16, 1e-3, True)
+    assert not own.tried
+    size, points = own.next(1_000_000)
+    assert size == 16 and 1_000_000 / 20 <= points <= 1_000_000 / 6
+
+
 @settings(deadline=None)
 @given(st.integers(1, 400), st.lists(st.integers(1, 3000), min_size=1, max_size=60))
 def test_shapes_that_are_there_lose_no_more_time_than_compiling_takes(first, calls):

@@ -34,7 +34,7 @@ class Room:
         """Points whose needs are half of what is free, or half of what was too much."""
         now = time.monotonic()
         if now - self.asked > FRESH:
-            self.asked, self.known = now, self.free()
+            self.known, self.asked = self.free(), now  # in this order: others may ask meanwhile
         return max(1, int(min(self.most, math.inf if self.known is None else self.known / 2 / self.size)))
 
     def halve(self, size):
