@@ -43,10 +43,10 @@ def digits_cnn(activation="relu", final="softmax", pooling="max"):
     ])  # fmt: skip
 
 
-def mobilenet(final="softmax"):
-    """Keras's own MobileNetV2 at 224 × 224, without trained weights."""
+def mobilenet(side=224, classes=1000):
+    """Keras's own MobileNetV2, without trained weights."""
     keras.utils.set_random_seed(3)
-    return keras.applications.MobileNetV2(weights=None, classifier_activation=final)
+    return keras.applications.MobileNetV2((side, side, 3), weights=None, classes=classes)
 
 
 def settle(model, x):

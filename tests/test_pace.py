@@ -119,6 +119,8 @@ def test_a_call_with_other_rows_compiles_nothing(options, monkeypatch):
     method.explain(X[:100] if options else X, 0)  # to a tolerance, others may need nodes that these did not
     (oracle,) = method._oracles.values()
     monkeypatch.setattr(pace, "LONG", math.inf)
+    if BACKEND == "tensorflow":
+        monkeypatch.setattr(backends.active(), "PATIENCE", math.inf)
     shapes = {key: set(p.shapes) for key, p in oracle._paces.items()}
     with compiling(monkeypatch) as compiled:
         for n in (60, 130, 7, 300, 100):
@@ -169,7 +171,7 @@ def test_compiling_is_seen(monkeypatch):
 def test_sizes_that_are_tried_change_no_value(monkeypatch):
     monkeypatch.setattr(pace, "LONG", 0)
     monkeypatch.setattr(pace, "TRIAL", 0)
-    monkeypatch.setattr(backends.active(), "rows_in_flight", lambda width: 16)
+    monkeypatch.setattr(backends.active(), "rows_in_flight", lambda *sizes: 16)
     method = aumann.IntegratedGradients(tanh, rule=RULE)
     e = method.explain(X)
     tried = [p.tried for oracle in method._oracles.values() for p in oracle._paces.values() if p.tried]
@@ -200,7 +202,7 @@ def small_memory(monkeypatch):
         return few
 
     monkeypatch.setattr(backend, "compile", failing)
-    monkeypatch.setattr(backend, "rows_in_flight", lambda width: 256)
+    monkeypatch.setattr(backend, "rows_in_flight", lambda *sizes: 256)
     return sizes
 
 
@@ -240,6 +242,19 @@ def test_a_batch_beyond_all_memory_is_refused_beforehand(monkeypatch):
     assert aumann.IntegratedGradients(model, rule=RULE).explain(X, 0).provenance["batch_size"] < 100
 
 
+def test_the_gradients_of_all_targets_have_to_fit(monkeypatch):
+    """400 bytes for the numbers of a point and those on their way back, and 16 for the gradient of each target."""
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(50)])
+    monkeypatch.setattr(backends.active(), "free", lambda: 2**18)
+    monkeypatch.setattr(pace, "LONG", math.inf)
+
+    def size(target, **running):
+        return aumann.IntegratedGradients(model, rule=RULE, **running).explain(X[:99], target).provenance["batch_size"]
+
+    assert 200 < size(0) <= 2**17 // 416 and 80 < size("all") <= 2**17 // 1200
+    assert size(0, devices=["cpu", "cpu"]) <= 2**16 // 416  # which share the memory
+
+
 FULL = """
 import resource
 import keras, numpy as np, aumann
@@ -254,7 +269,7 @@ def f(x):
 x = np.random.default_rng(0).normal(size=(16, 8)).astype("float32")
 rule = aumann.midpoint(16)
 want = aumann.IntegratedGradients(f, rule=rule, batch_size=16).explain(x).values
-backends.active().rows_in_flight = lambda width: 256
+backends.active().rows_in_flight = lambda *sizes: 256
 backends.active().free = lambda: None
 size = 1024 * int(open("/proc/self/status").read().split("VmSize:")[1].split()[0])
 resource.setrlimit(resource.RLIMIT_AS, (size + 300 * 2**20,) * 2)

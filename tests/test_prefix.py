@@ -91,7 +91,7 @@ def both(monkeypatch, model, x, method=aumann.IntegratedGradients, target=0, bas
         patch.setattr(prefix, "find", lambda oracle: None)
         plain = method(model, **settings).explain(x, target, baseline)
     with monkeypatch.context() as patch:
-        patch.setattr(prefix, "gain", lambda found, row: len(found.layers))
+        patch.setattr(prefix, "gain", lambda found, row, number: len(found.layers))
         laid = method(model, **settings).explain(x, target, baseline)
     return plain, laid
 
@@ -121,7 +121,7 @@ def layers(found):
 
 @pytest.fixture
 def as_far_as_can_be(monkeypatch):
-    monkeypatch.setattr(prefix, "gain", lambda found, row: len(found.layers))
+    monkeypatch.setattr(prefix, "gain", lambda found, row, number: len(found.layers))
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------
@@ -181,11 +181,17 @@ def test_the_cut_may_stand_before_the_activation_of_the_output(monkeypatch, outp
     np.testing.assert_allclose(laid.residual, 0, atol=1e-5 if output else 1e-3)
 
 
-@pytest.mark.parametrize("size", [2, 4, 1000])
-def test_the_batch_size_changes_nothing(monkeypatch, image, size):
+@pytest.mark.parametrize("nodes, size", [(9, 2), (9, 4), (9, 1000), (4, 3)])
+def test_the_batch_size_changes_nothing_and_what_was_done_is_told(monkeypatch, image, nodes, size):
+    """Four nodes in batches of three are two and two, which are too few."""
+    evaluated = []
+    monkeypatch.setattr(
+        prefix.Prefix, "__call__", lambda self, x, own=prefix.Prefix.__call__: evaluated.append(x) or own(self, x)
+    )
     x = draw(3, *PLANE)
-    plain, laid = both(monkeypatch, image, x, rule=aumann.gauss_legendre(9), batch_size=size)
-    same(plain, laid, "cut" if size >= prefix.LEAST else None)
+    plain, laid = both(monkeypatch, image, x, rule=aumann.gauss_legendre(nodes), batch_size=size)
+    same(plain, laid, "cut" if evaluated else None)
+    assert bool(evaluated) == (size > prefix.LEAST)
 
 
 def test_an_affine_model_is_exact_by_any_rule(monkeypatch):
@@ -312,6 +318,56 @@ def test_elsewhere_the_path_is_that_of_the_inputs(monkeypatch, image, method, ba
 
 
 # ---- where it pays -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("worth", [1, 4, 5, 1000])
+def test_numbers_at_the_cut_must_be_worth_their_while(monkeypatch, worth):
+    """4 → 10 numbers: 40 multiply-adds for 6 numbers more, so that 6 each are too dear; fewer numbers always pay."""
+    monkeypatch.setattr(backends.active(), "NUMBER", worth)
+    up, down = (keras.Sequential([L.Input((4,)), L.Dense(n, "relu", name="cut")]) for n in (10, 3))
+    assert layers(found(up, (4,))) == (["cut"] if 6 * worth < 40 else None)
+    assert layers(found(down, (4,))) == ["cut"]
+
+
+def test_more_targets_than_points_are_not_summed_at_a_larger_cut(monkeypatch, image):
+    """Each has sums of its own, as large as the cut."""
+    larger = scatter(keras.Sequential([L.Input((4,)), L.Dense(10, "relu", name="cut"), L.Dense(4)]))
+    rule = aumann.gauss_legendre(3)
+    for targets, at in ((3, "cut"), (4, None)):
+        same(*both(monkeypatch, larger, draw(2, 4), target=list(range(targets)), rule=rule), at)
+        same(*both(monkeypatch, image, draw(2, *PLANE), target=list(range(targets)), rule=rule))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_work_is_a_product_for_each_number_in_that_a_number_out_depends_on(kind):
+    """Without padding that hides some of them; two kernels, one after the other, are counted one by one."""
+    row, _ = KINDS[kind]
+    if "Separable" in kind.__name__:
+        ranks = kind.__name__[-2:]
+        first, second = (getattr(L, name + ranks) for name in ("DepthwiseConv", "Conv"))
+        parts = [first(3, depth_multiplier=2), second(5, 1)]
+        layer = kind(5, 3, depth_multiplier=2)
+    else:
+        kernels = {
+            "Conv": lambda: kind(5, 3 if 4 not in row else 2, strides=2 if "Transpose" not in kind.__name__ else 1),
+            "Depthwise": lambda: kind(3, depth_multiplier=2),
+            "EinsumDense": lambda: kind("abc,cde->abde", (8, 4, 2), bias_axes="de"),
+            "Dense": lambda: kind(5),
+        }
+        make = next((make for name, make in kernels.items() if kind.__name__.startswith(name)), None)
+        layer = (make or KINDS[kind][1])()
+        parts = [layer] if make else []
+    shape, products = row, 0
+    for part in parts:
+        part.build((None, *shape))
+        part.set_weights([np.ones(w.shape) for w in part.weights[:1]] + [np.zeros(w.shape) for w in part.weights[1:]])
+        size = int(np.prod(shape))
+        each = np.eye(size, dtype="float32").reshape(size, *shape)
+        products += np.count_nonzero(keras.ops.convert_to_numpy(part(each)))
+        shape = tuple(part.compute_output_shape((1, *shape)))[1:]
+    if layer not in parts:
+        layer.build((None, *row))
+    assert prefix._work(layer, row, tuple(layer.compute_output_shape((1, *row)))[1:]) == products
 
 
 def test_the_cut_is_where_most_is_saved():

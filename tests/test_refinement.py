@@ -145,11 +145,11 @@ def test_a_row_is_what_it_is_alone_and_in_batches_of_any_size(networks, rows, ac
 def test_rows_are_refined_a_part_at_a_time(networks, rows, monkeypatch):
     """What is as large as all values arises for some rows at a time; the results are those of all rows together."""
     whole, sizes, refine = aumann.IntegratedGradients(networks["relu"]).explain(rows, [0, 2]), [], refinement.refine
-    monkeypatch.setattr(refinement, "PART", 1)
+    monkeypatch.setattr(refinement, "PART", 4 * 2 * rows[0].size)
     monkeypatch.setattr(
         refinement, "refine", lambda sums, rows, *rest: sizes.append(len(rows)) or refine(sums, rows, *rest)
     )
-    parts = aumann.IntegratedGradients(networks["relu"], batch_size=4).explain(rows, [0, 2])
+    parts = aumann.IntegratedGradients(networks["relu"]).explain(rows, [0, 2])
     assert sum(sizes) == len(rows) and 1 < max(sizes) <= 4
     np.testing.assert_allclose(parts.values, whole.values, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(parts.error, whole.error, rtol=0.05, atol=1e-5)

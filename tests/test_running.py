@@ -101,6 +101,21 @@ def test_a_long_job_goes_on_with_what_is_measured_to_be_faster(model, x, monkeyp
     assert next(times, None) is None
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the others do not change their way")
+def test_a_stall_is_not_taken_for_a_long_job(model, x, monkeypatch):
+    """Timed is every call whose number is a power of two; the 64th takes as long as 64 others would to be long."""
+    seconds, calls = [1e-6] * 6 + [99] + [1e-6], []
+
+    def timed(fn, args):
+        calls.append(fn)
+        return fn(*args), seconds[len(calls) - 1]
+
+    monkeypatch.setattr(backends.active(), "_timed", timed)
+    explainer = aumann.IntegratedGradients(model, rule=aumann.gauss_legendre(128), batch_size=len(x))
+    found = explainer.explain(x, target=1)
+    assert len(calls) == len(seconds) and found.provenance["compile"] == "graph"
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="inductor alone writes down what a function closes over")
 def test_parameters_that_no_keras_variable_holds_are_seen_as_they_are(x):
     import torch

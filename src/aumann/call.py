@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from aumann import backends
+from aumann import backends, starts
 from aumann import inputs as arrays
 from aumann.core import baselines, engine, paths, refinement, targets
 from aumann.core.rules import Rule, gauss_legendre, trapezoid
@@ -39,6 +39,7 @@ class Call:
         rows: n, of the inputs.
         paths: one for each point of the model's input.
         starts: resolved baselines.
+        below: by leaf, those that were given as inputs of a layer that reads them.
         change: F(x) − F(x′) (n, targets), and how well it is known.
         exactness: how the values came about, for the provenance: written by whichever sum was taken.
         drawn: whether the baselines are draws from a distribution.
@@ -62,7 +63,7 @@ class Call:
         self.columns = targets.resolve(target, oracle.outputs, oracle.several_outputs, rows)
         _refuse_integer_outputs(self.columns, oracle)
         self.paths = self._paths()
-        self.starts = self._starts(baseline)
+        self.starts, self.below = starts.resolve(oracle, self.paths, structure, self.arrays, baseline)
         self._refuse_loose_ends()
 
     def again(self, arrays, rows):
@@ -131,7 +132,6 @@ class Call:
         key = "step", self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once
         step, pace = o.compiled(*key), o.pace(*key)
         o.refuse_too_large(len(rows) * work.points)
-        self.laid |= o.lays(self.paths, self.method.credit, self.starts.count, min(work.points, pace.size))
         self.tally.expect(len(rows) * work.points)
 
         def part(rows, tally):
@@ -139,6 +139,8 @@ class Call:
 
         found = self.crew.divide(part, rows, self.tally)
         self.batch_size = pace.size
+        points = engine.pack(work.points, pace.size, int(rule.cells)).points
+        self.laid |= o.lays(self.paths, self.method.credit, self.starts.count, points, len(self.columns))
         return found
 
     def fixed(self, rule):
@@ -186,10 +188,9 @@ class Call:
         return done
 
     def _in_parts(self, rows):
-        """Rows enough to fill batches; a refinement holds ten arrays or so as large as their values."""
+        """So many that memory stays flat: a refinement holds ten arrays or so as large as their values."""
         numbers = len(self.columns) * sum(map(math.prod, self.oracle.results))
-        most = max(refinement.PART // max(1, numbers), self.oracle.batch_size)
-        return np.array_split(rows, -(-len(rows) // most))
+        return np.array_split(rows, -(-len(rows) // max(1, refinement.PART // max(1, numbers))))
 
     def _rounding(self):
         """Relative error of values that is there whatever is done: of the sums, or of coarser numbers inside."""
@@ -405,7 +406,7 @@ class Call:
 
     def _paths(self):
         o = self.oracle
-        given = paths.each(self.method.path, o.names, self._packing())
+        given = paths.each(self.method.path, o.names, arrays.packing(self.structure, len(self.leaves)))
         return tuple(given[i] for i in [*o.moving, *(r.leaves[0] for r in o.readings)])
 
     @functools.cached_property
@@ -464,102 +465,13 @@ class Call:
                         "and t = 1 gives end, or give the baseline= that it starts from."
                     )
 
-    # ---- baselines ---------------------------------------------------------------------------------------------
-
-    def _starts(self, baseline):
-        o, rows = self.oracle, self.rows
-        given, weights = self._split(baseline)
-        points, self.below = [], {}
-        for i in o.moving:
-            value, is_set = given[i]
-            points.append(baselines.broadcast(value, is_set, self.arrays[i].shape[1:], rows, o.names[i]))
-        for reading in o.readings:
-            points.append(self._read_start(reading, given))
-        points = [self._own_start(k, start) for k, start in enumerate(points)]
-        return baselines.together(points, weights, rows)
-
-    def _packing(self):
-        return "dict" if isinstance(self.structure, dict) else "leaf" if len(self.leaves) == 1 else "list"
-
-    def _split(self, baseline):
-        kind = self._packing()
-        if hasattr(baseline, "columns") and hasattr(baseline, "to_numpy"):
-            baseline = baseline.to_numpy()
-        if isinstance(self.structure, (list, tuple)) and kind == "leaf" and isinstance(baseline, (list, tuple)):
-            kind = "list"
-        given, weights = baselines.split(baseline, self.oracle.names, kind, self.arrays)
-        clean = []
-        for (value, is_set), role, name in zip(given, self.oracle.roles, self.oracle.names, strict=True):
-            if role != baselines.FIXED and not (np.isscalar(value) or value is None or callable(value)):
-                value, _ = arrays.to_array(value, f"the baseline of input {name!r}")
-            clean.append((value, is_set))
-        return clean, weights
-
-    def _own_start(self, k, start):
-        """The baseline given, or the one that the path starts from by itself."""
-        o, path = self.oracle, self.paths[k]
-        if not hasattr(path, "start"):
-            return start
-        name = o.names[[*o.moving, *(r.leaves[0] for r in o.readings)][k]]
-        if start.any():
-            raise ValueError(
-                f"Expected no baseline for input {name!r}, whose path {path!r} has its own; received one. Leave it out."
-            )
-        if k >= len(o.moving):
-            raise ValueError(
-                f"Expected path {path!r} at an input, received it for {name!r}, which is read by a layer. Give the "
-                "path to another input."
-            )
-        return path.start(self.arrays[o.moving[k]])[:, None]
-
-    def _read_start(self, reading, given):
-        """The baseline of what a layer reads as points of the layer: given there, or as inputs that it reads.
-
-        For integer ids a float constant is one of the layer, as of an Embedding; for floats a constant is one of the
-        input. Of several inputs that lead to a layer, each baseline is one of the input.
-        """
-        o, fed = self.oracle, {}
-        for i in reading.leaves:
-            value, is_set = given[i]
-            array = np.asarray(value)
-            row = self.arrays[i].shape[1:]
-            constant = array.shape == ()
-            ids = self._ids(i)
-            above = constant and ids and array.dtype.kind == "f"
-            if len(reading.leaves) == 1 and (above or (not constant and array.shape[-len(row) :] != row)):
-                return baselines.broadcast(value, is_set, reading.shape, self.rows, o.names[i])
-            if ids and array.dtype.kind == "f":
-                raise TypeError(
-                    f"Expected integer token ids as the baseline of input {o.names[i]!r}, received dtype "
-                    f"{array.dtype}. Give ids, or an array of the layer's own shape {reading.shape}."
-                )
-            fed[i] = baselines.broadcast(value, is_set, row, self.rows, o.names[i])
-            if not ids:
-                self.below[i] = fed[i]
-        a, m = np.broadcast_shapes(*(start.shape[:2] for start in fed.values()))
-        a = self.rows if reading.mixed else a
-        k = len(o.moving) + o.readings.index(reading)
-        out = np.empty((a * m, *reading.shape), o.dtype)
-        for pairs, real in o.pace("read").groups(a * m):
-            arrays_ = [x[pairs // m] for x in self.arrays]
-            for i, start in fed.items():
-                full = np.broadcast_to(start, (a, m, *arrays_[i].shape[1:]))
-                arrays_[i] = full[pairs // m, pairs % m].astype(arrays_[i].dtype)
-            out[pairs[:real]] = o.backend.host(o.load(arrays_)[0][k])[:real]
-        return out.reshape(a, m, *reading.shape)
-
-    def _ids(self, leaf):
-        """Whether an input holds ids, which do not move themselves."""
-        readers = [r.place.layer for r in self.oracle.readings if leaf in r.leaves]
-        return self.arrays[leaf].dtype.kind in "iu" or any(isinstance(x, keras.layers.Embedding) for x in readers)
-
     def _cuts(self, prediction):
         """Whether all that leads from the inputs to F passes the layers that were named: F does not change otherwise.
 
         Ids that an Embedding reads do not count, for they do not move.
         """
         o = self.oracle
-        around = [h for h in o.held if o.roles[h] == "read" and not self._ids(h)]
+        around = [h for h in o.held if o.roles[h] == "read" and not o.holds_ids(h)]
         if not o.inner and not around:
             return True
         kind, run = ("held", "look") if o.inner else ("flat", None)

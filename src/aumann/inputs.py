@@ -43,6 +43,11 @@ def to_array(x, what):
     return array, features
 
 
+def packing(structure, count):
+    """How `count` leaves are packed: a "leaf" alone, a "list" or a "dict"."""
+    return "dict" if isinstance(structure, dict) else "leaf" if count == 1 else "list"
+
+
 def read(model, inputs, fixed):
     """The user's inputs as a structure and a list of leaves.
 

@@ -7,6 +7,7 @@ read at an Embedding, and what the outputs look like; after that it only evaluat
 import functools
 import inspect
 import itertools
+import math
 from collections import Counter
 from dataclasses import dataclass
 
@@ -123,7 +124,7 @@ class Oracle:
         self.shapes = [leaves[i].array.shape[1:] for i in self.moving] + [r.shape for r in self.readings]
         self._compiled, self._paces, self._kinked, self._first = {}, {}, {}, first
         # what a forward pass makes, and as much again on the way back
-        self.room = Room(2 * self.width * np.dtype(self.dtype).itemsize, self.backend.free)
+        self.room = Room(2 * self.width * np.dtype(self.dtype).itemsize, self._free)
         self.results = [r.shape for r in self.inner] or self.shapes
         moved = [] if self.inner else [self.names[i] for i in self.moving]
         self.labels = moved + labels([r.place for r in self.inner or self.readings])
@@ -336,18 +337,26 @@ class Oracle:
         """`Pace` of what `compiled` gives for the same arguments."""
         key = what, tuple(functions), paths, credit, targets, cells, once
         if key not in self._paces:
-            dynamic = self.dynamic(cells) if what in ("step", "gradients") else self.backend.dynamic(False)
+            sums = what in ("step", "gradients")
+            dynamic = self.dynamic(cells) if sums else self.backend.dynamic(False)
             whole = not self.dynamic(False)
             tuned = self.running.batch_size == "auto"
-            self._paces[key] = Pace(self.batch_size, self.room, tuned, dynamic, once and whole, whole)
+            # the gradients of all targets lie side by side
+            more = sums * targets * sum(map(math.prod, self.results)) * np.dtype(self.dtype).itemsize
+            self._paces[key] = Pace(self.batch_size, self.room, tuned, dynamic, once and whole, whole, more)
         return self._paces[key]
+
+    def _free(self):
+        """Bytes for each of the devices that share them, as those of one CPU do; None where nobody knows."""
+        free = self.backend.free()
+        return free and free / max(1, sum(name.startswith("cpu") for name in self.running.devices or ()))
 
     @property
     def batch_size(self):
         """Rows per call: what was asked for, or to begin with what the backend likes for as many activations."""
         if self.running.batch_size != "auto":
             return int(self.running.batch_size)
-        return max(1, min(self.room(), self.backend.rows_in_flight(max(1, self.width))))
+        return max(1, min(self.room(), self.backend.rows_in_flight(max(1, self.width), max(1, len(self.inside)))))
 
     def within_memory(self, run, *args):
         """run(*args), again with half as many rows per call where memory runs out, unless so many were asked for."""
@@ -366,7 +375,7 @@ class Oracle:
         """Before the machine ends the process: a batch whose forward pass alone, half of it even, does not fit."""
         if self.running.batch_size == "auto":
             return
-        size, free = min(points, self.batch_size), self.backend.free()
+        size, free = min(points, self.batch_size), self._free()
         if free is not None and size * self.room.size > 4 * free:
             raise self._too_large(size)
 
@@ -438,6 +447,11 @@ class Oracle:
         if self.readings:
             ends += self.compiled("read", ())(fed)
         return ends, [fed[i] for i in self.held]
+
+    def holds_ids(self, leaf):
+        """Whether an input holds ids, which do not move themselves."""
+        readers = [r.place.layer for r in self.readings if leaf in r.leaves]
+        return self.kinds[leaf] in "iu" or any(isinstance(x, keras.layers.Embedding) for x in readers)
 
     def load_one(self, leaf, array):
         """Rows of one of the arrays on the device."""

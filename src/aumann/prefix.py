@@ -33,6 +33,7 @@ AFFINE = {
     L.Reshape, L.Permute, L.RepeatVector, L.Identity, L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D,
     L.SpatialDropout3D, L.GaussianNoise, L.GaussianDropout, L.AlphaDropout,
 }  # fmt: skip
+TRANSPOSED = L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,10 +85,16 @@ class Laid(Oracle):
         super().__init__(*args, **kwargs)
         self.prefix = find(self)
 
-    def lays(self, paths, credit, baselines, points):
-        """Whether paths with so many points in a batch, from so many baselines, are laid behind the prefix."""
-        kind = all(p is straight for p in paths) and credit in LINEAR
-        return self.prefix is not None and kind and baselines == 1 and points >= LEAST
+    def lays(self, paths, credit, baselines, points, targets=1):
+        """Whether paths with so many points in a batch, from so many baselines, are laid behind the prefix.
+
+        The sums of each target are as large as the cut: where this has more numbers than the inputs, there are to be
+        no more of them than points that are.
+        """
+        if self.prefix is None or baselines > 1 or credit not in LINEAR or any(p is not straight for p in paths):
+            return False
+        larger = math.prod(self.prefix.shapes[-1]) > math.prod(self.shapes[0])
+        return points >= (max(LEAST, targets) if larger else LEAST)
 
     def _compile(self, what, functions, paths, credit, cells, once):
         plain = super()._compile(what, functions, paths, credit, cells, once)
@@ -97,7 +104,7 @@ class Laid(Oracle):
 
         def step(sums, ends, starts, tw, side, index):
             points = tw[0].shape[0] // ends[0].shape[0]
-            here = laid if self.lays(paths, credit, starts[0].shape[1], points) else plain
+            here = laid if self.lays(paths, credit, starts[0].shape[1], points, sums[0].shape[1]) else plain
             return here(sums, ends, starts, tw, side, index)
 
         return step
@@ -178,26 +185,42 @@ def find(oracle):
         shapes.append(after)
         work += _work(layer, before, shapes[-1])
         found.append(Prefix(tuple(layers), tuple(shapes), work))
-    best = max(found, key=lambda p: gain(p, oracle.shapes[0]), default=None)
-    return best if best and gain(best, oracle.shapes[0]) > 0 else None
+
+    def worth(prefix):
+        return gain(prefix, oracle.shapes[0], oracle.backend.NUMBER)
+
+    best = max(found, key=worth, default=None)
+    return best if best and worth(best) > 0 else None
 
 
-def gain(prefix, row):
-    """Multiply-adds, and numbers interpolated and summed, that are saved at every point; 0 where it does not pay.
+def gain(prefix, row, number):
+    """Multiply-adds that are saved at every point; those that numbers to interpolate and to sum are worth included.
 
-    It pays where the cut has no more numbers than the inputs. CPU seconds of a whole call over those with the path
-    laid, at 32 nodes on one core of TensorFlow, JAX and torch: 784 → 128 numbers 2.8, 3.8 and 2.3; 20,000 → 128 3.9,
-    2.7 and 4.3. Where the prefix expands, what it saves and what its numbers cost cancel: 32 → 64 gives 1.0, 1.1, 0.9;
-    a LeNet's convolution, 784 → 10,816, 1.3, 1.0, 1.1; one of 27 taps, 3,072 → 32,768, 1.2, 0.9, 1.0.
+    It pays where the cut has no more numbers than the inputs, and where the prefix is worth those that it has more:
+    docs/running.md has what was measured.
+
+    Args:
+        number: multiply-adds that one number is worth.
     """
-    fewer = math.prod(row) - math.prod(prefix.shapes[-1])
-    return fewer + prefix.work if fewer >= 0 else 0
+    return prefix.work + number * (math.prod(row) - math.prod(prefix.shapes[-1]))
 
 
 def _work(layer, before, after):
-    """Multiply-adds of a row: those of every kernel for each number of its output."""
-    kernels = [w.shape for w in layer.weights if len(w.shape) > 1]
-    return sum(math.prod(after) * math.prod(k) // k[-1] for k in kernels)
+    """Multiply-adds of a row: the numbers of a kernel, or of two, once for each place that it is held against."""
+    kernels = [tuple(w.shape) for w in layer.weights if "kernel" in w.name]
+    if not kernels:
+        return 0
+    last = kernels[-1]
+    if isinstance(layer, TRANSPOSED):
+        places = math.prod(before) // last[-1]
+    elif isinstance(layer, L.EinsumDense):
+        factors, out = layer.equation.replace(" ", "").split("->")
+        axes = zip(factors.split(",")[1], last, strict=True)
+        places = math.prod(after) // math.prod(size for axis, size in axes if axis in out)
+    else:
+        depthwise = isinstance(layer, (L.DepthwiseConv1D, L.DepthwiseConv2D))
+        places = math.prod(after) // math.prod(last[-2:] if depthwise else last[-1:])
+    return places * sum(map(math.prod, kernels))
 
 
 def _chain(model):

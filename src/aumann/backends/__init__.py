@@ -3,6 +3,7 @@
 Each offers the same handful of functions:
 
     WAYS, AUTO                        names of how it compiles, from the quickest to compile to the fastest to run
+    NUMBER                            multiply-adds that take as long as interpolating and summing a number
     dynamic(cells, way)               whether a compiled function takes a new number of rows without compiling again
     compile(fn, variables, way)       fn of lists of tensors, compiled; Keras variables are read, never written; its
                                       `ways` are the names of how it has been run
@@ -25,7 +26,8 @@ Each offers the same handful of functions:
     widest()                          the widest float it computes in as it is configured
     out_of_memory(error)              whether that is what the error says
     free()                            bytes of the device's memory that are free, None where it does not tell
-    rows_in_flight(width)             rows per call that suit a model whose forward makes `width` numbers of a row
+    rows_in_flight(width, operations) rows per call that suit a model whose forward makes `width` numbers of a row in so
+                                      many operations
     describe()                        versions and device, for the provenance
 
 `active()` is the one for the backend that Keras chose when it was imported.

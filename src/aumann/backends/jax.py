@@ -11,6 +11,7 @@ from aumann.backends.jax_secants import operate as operate
 
 WAYS = ("xla",)
 AUTO = "xla"
+NUMBER = 48
 
 
 def dynamic(cells, way="xla"):
@@ -149,7 +150,7 @@ def free():
     return stats["bytes_limit"] - stats["bytes_in_use"] if stats else None
 
 
-def rows_in_flight(width):
+def rows_in_flight(width, operations):
     """XLA on CPU is fastest with 16 to 64 rows of a LeNet and one of MobileNetV2."""
     return min((1 << 20 if jax.numpy.zeros(()).device.platform == "cpu" else 1 << 28) // width, 4096)
 

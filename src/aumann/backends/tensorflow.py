@@ -13,7 +13,8 @@ from aumann.backends.tensorflow_secants import secants as secants
 
 WAYS = "graph", "xla"
 AUTO = "either"
-LONG = 30  # seconds of one graph on one shape after which XLA, which takes 2 to 10 to compile it, is tried
+NUMBER = 8
+PATIENCE = 5  # times of tracing a graph that it runs on one shape before XLA is tried, which compiles for about one
 
 
 def dynamic(cells, way="graph"):
@@ -44,8 +45,11 @@ def compile(fn, variables, way="graph"):
         key = str(specs), len(state)
         with tracing:
             if key not in graphs:
-                graph = traced(specs, state)
-                graphs[key] = _Either(graph, lambda: traced(specs, state, True), ways) if way == "either" else graph
+                start = time.perf_counter()
+                graph = graphs[key] = traced(specs, state)
+                if way == "either":
+                    long = PATIENCE * (time.perf_counter() - start)
+                    graphs[key] = _Either(graph, lambda: traced(specs, state, True), ways, long)
         return key, specs
 
     def run(*args):
@@ -74,15 +78,15 @@ def compile(fn, variables, way="graph"):
 
 
 class _Either:
-    """A graph, until it has run for long on arguments of some shapes; then the faster of it and what XLA makes of it.
+    """A graph, until it has run for `long` on arguments of some shapes; then the faster of it and what XLA makes of it.
 
     On CPU, XLA takes 0.5 to 0.9 of the time of a graph for attention, LSTM and small dense networks, and 2.5 times as
     long for convolutions, which it is not tried on.
     """
 
-    def __init__(self, graph, fuse, ways):
-        self.graph, self.fuse, self.ways = graph, fuse, ways
-        self.calls, self.settled = {}, {}
+    def __init__(self, graph, fuse, ways, long):
+        self.graph, self.fuse, self.ways, self.long = graph, fuse, ways, long
+        self.calls, self.least, self.settled = {}, {}, {}  # by shapes: how often, seconds of a call, what was faster
         on_gpu = bool(tf.config.list_logical_devices("GPU"))
         self.only = not on_gpu and any("Conv" in op.type for op in graph.graph.get_operations())
 
@@ -94,7 +98,8 @@ class _Either:
         if calls & (calls - 1):  # timing waits for the device: at calls 1, 2, 4, … only
             return self.graph(*args)
         found, seconds = _timed(self.graph, args)
-        if calls * seconds > LONG:
+        seconds = self.least[shapes] = min(seconds, self.least.get(shapes, seconds))  # a machine may stall
+        if calls * seconds > self.long:
             self.settled[shapes] = self._faster(args, seconds)
         return found
 
@@ -241,11 +246,13 @@ def free():
     return None if "GPU" in tf.zeros(()).device else main_memory()
 
 
-def rows_in_flight(width):
-    """On CPU 16384 rows of a small MLP are fastest, 1024 of a LeNet, 25 of MobileNetV2; on a GPU, what it may hold."""
+def rows_in_flight(width, operations):
+    """On CPU as many as make three million numbers in an operation: 16384 of a small MLP, 1000 of a LeNet, 20 of
+    MobileNetV2, 4000 and more of a small transformer. On a GPU, what it may hold.
+    """
     if "GPU" in tf.zeros(()).device:
         return min((1 << 28) // width, 16384)
-    return int(min((1 << 29) / width, (1 << 18) / width**0.5, 16384))
+    return min((3 << 20) * operations // width, 16384)
 
 
 def describe():

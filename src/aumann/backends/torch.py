@@ -14,6 +14,7 @@ from aumann.backends.torch_secants import operate as operate
 
 WAYS = "eager", "inductor"
 AUTO = "eager"
+NUMBER = 64
 
 _one_level = threading.RLock()  # forward mode is of the whole process, and not nested
 
@@ -228,11 +229,13 @@ def free():
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else main_memory()
 
 
-def rows_in_flight(width):
-    """On CPU 8192 rows of a small MLP are fastest, 500 of a LeNet, 10 of MobileNetV2; on a GPU, what it may hold."""
+def rows_in_flight(width, operations):
+    """On CPU as many as make a million numbers or two in an operation: 16384 of a small MLP, 500 of a LeNet, 10 of
+    MobileNetV2, 2000 and more of a small transformer. On a GPU, what it may hold.
+    """
     if keras.ops.zeros(()).device.type == "cuda":
         return min((1 << 28) // width, 4096)
-    return int(min((1 << 28) / width, (1 << 16) / width**0.5, 8192))
+    return min((3 << 19) * operations // width, 16384)
 
 
 def describe():

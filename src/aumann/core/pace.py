@@ -30,12 +30,12 @@ class Room:
         self.size, self.free, self.most = size, free, most
         self.asked, self.known = -math.inf, None
 
-    def __call__(self):
-        """Points whose needs are half of what is free, or half of what was too much."""
+    def __call__(self, more=0):
+        """Points whose needs are half of what is free, or half of what was too much; `more` bytes each where told."""
         now = time.monotonic()
         if now - self.asked > FRESH:
             self.known, self.asked = self.free(), now  # in this order: others may ask meanwhile
-        return max(1, int(min(self.most, math.inf if self.known is None else self.known / 2 / self.size)))
+        return max(1, int(min(self.most, math.inf if self.known is None else self.known / 2 / (self.size + more))))
 
     def halve(self, size):
         self.most = max(1, min(self.most, size // 2))
@@ -51,16 +51,18 @@ class Pace:
         dynamic: whether what is compiled takes a new number of rows.
         laid: whether what is compiled takes (rows, points of each), or for the most part their product alone.
         whole: whether all of it is compiled for a shape; where parts are, compiling is cheaper than what it saves.
+        more: bytes that a point needs here, beyond what it needs of the room everywhere.
     """
 
-    def __init__(self, size, room, tuned=True, dynamic=True, laid=False, whole=True):
+    def __init__(self, size, room, tuned=True, dynamic=True, laid=False, whole=True, more=0):
         self.best, self.room, self.tuned, self.dynamic, self.laid, self.whole = size, room, tuned, dynamic, laid, whole
+        self.more = more
         self.tried, self.speed = {}, None  # seconds a point
         self.shapes, self.compiling, self.lost = set(), 0.0, {}
 
     @property
     def size(self):
-        return max(1, min(self.best, self.room())) if self.tuned else self.best
+        return max(1, min(self.best, self.room(self.more))) if self.tuned else self.best
 
     def next(self, left):
         """Points per call, and how many of the `left` points to compute with it before asking again."""
@@ -76,7 +78,7 @@ class Pace:
     def _untried(self):
         best = self.size
         around = [best] if best not in self.tried else [2 * best, best // 2]
-        return [size for size in around if size not in self.tried and 1 <= size <= self.room()]
+        return [size for size in around if size not in self.tried and 1 <= size <= self.room(self.more)]
 
     def took(self, size, points, seconds, trial):
         """So many points took so long, with nothing compiled on the way; the first ones tell how many make a trial."""

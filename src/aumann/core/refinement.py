@@ -42,7 +42,7 @@ class Sums:
             (len(rows), targets, *row).
         first, second: cells of the first two sums.
         next: (cells so far, cells that would do) -> cells to take.
-        price: (cells, cells of the last sum or 0) -> gradients that a sum costs.
+        price: (cells, cells of the last sum or 0), either of which may be an array -> gradients that a sum costs.
         order: p, of the error of an extrapolation: 2 where there are kinks, 4 where there are none.
     """
 
@@ -83,7 +83,7 @@ def trapezoids(integrate, order=4):
         share = k / cells
         return [s * share + new * (1 - share) for s, new in zip(last, integrate(rows, between(k, cells)), strict=True)]
 
-    return Sums("trapezoids", of, 2, 4, lambda n, want: 2 * n, lambda n, k: n - k if k else n + 1, order)
+    return Sums("trapezoids", of, 2, 4, lambda n, want: 2 * n, lambda n, k: np.where(k, n - k, n + 1), order)
 
 
 @dataclass(eq=False)
@@ -164,7 +164,7 @@ def refine(sums, rows, change, tolerance, most, rounding):
             else:  # every row
                 done.values, done.parts = list(found), [done.error.copy() for _ in found]
                 last = [np.array(s) for s in found]
-            done.evaluations[here] += [sums.price(count, int(k)) for k in cells[here]]
+            done.evaluations[here] += sums.price(count, cells[here])
             cells[here] = count
             want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], goal, most)
     return done
@@ -207,15 +207,15 @@ def _wanted(sums, count, error, spent, tolerance, most):
     if count == sums.first:
         want = np.full(len(error), sums.second)
     else:
-        grown = np.clip(np.sqrt(error / (AIM * tolerance)), STEP, LEAP)
-        want = np.array(
-            [sums.next(count, count * g) if e > tolerance else 0 for e, g in zip(error, grown, strict=True)]
-        )
-    for i in np.flatnonzero(want):
-        while want[i] and spent[i] + sums.price(int(want[i]), count) > most:
+        want, left = np.zeros(len(error), int), error > tolerance
+        grown = np.clip(np.sqrt(error[left] / (AIM * tolerance)), STEP, LEAP)
+        some, which = np.unique(np.ceil(count * grown).astype(int), return_inverse=True)  # few, for a million rows
+        want[left] = np.array([sums.next(count, int(n)) for n in some], int)[which]
+    for i in np.flatnonzero(want * (spent + sums.price(want, count) > most)):
+        while want[i] and spent[i] + sums.price(want[i], count) > most:
             less = sums.next(count, want[i] / 2)  # the next smaller one
             want[i] = less if STEP * count <= less < want[i] else 0
-    return want.astype(int)
+    return want
 
 
 def total(a, of=lambda a: a):

@@ -1,0 +1,105 @@
+"""Where the paths of a call start: what `baseline=` says, for each point of the oracle."""
+
+import numpy as np
+
+from aumann import inputs
+from aumann.core import baselines
+
+
+def resolve(oracle, paths, structure, arrays, baseline):
+    """The starts of all paths of a call.
+
+    Args:
+        oracle: whose points they are: inputs that move, then what layers read.
+        paths: one for each point, some of which have starts of their own.
+        structure: of the inputs.
+        arrays: of each leaf (n, *row).
+        baseline: as `explain` is given it.
+
+    Returns:
+        (`core.baselines.Starts`; for some leaves, baselines (1 or n, 1 or m, *row) that a layer reads as it reads x)
+
+    Raises:
+        ValueError, TypeError: it does not fit the inputs.
+    """
+    given, weights = _split(oracle, structure, arrays, baseline)
+    rows, points, below = len(arrays[0]), [], {}
+    for i in oracle.moving:
+        value, is_set = given[i]
+        points.append(baselines.broadcast(value, is_set, arrays[i].shape[1:], rows, oracle.names[i]))
+    for k, reading in enumerate(oracle.readings, len(oracle.moving)):
+        start, fed = _read(oracle, k, reading, arrays, given)
+        points.append(start)
+        below |= fed
+    points = [_own(oracle, path, k, start, arrays) for k, (path, start) in enumerate(zip(paths, points, strict=True))]
+    return baselines.together(points, weights, rows), below
+
+
+def _split(oracle, structure, arrays, baseline):
+    """A (value, is_set) for each leaf, and the weights of a set."""
+    kind = inputs.packing(structure, len(arrays))
+    if hasattr(baseline, "columns") and hasattr(baseline, "to_numpy"):
+        baseline = baseline.to_numpy()
+    if isinstance(structure, (list, tuple)) and kind == "leaf" and isinstance(baseline, (list, tuple)):
+        kind = "list"
+    given, weights = baselines.split(baseline, oracle.names, kind, arrays)
+    clean = []
+    for (value, is_set), role, name in zip(given, oracle.roles, oracle.names, strict=True):
+        if role != baselines.FIXED and not (np.isscalar(value) or value is None or callable(value)):
+            value, _ = inputs.to_array(value, f"the baseline of input {name!r}")
+        clean.append((value, is_set))
+    return clean, weights
+
+
+def _read(oracle, k, reading, arrays, given):
+    """The baseline of point k, which a layer reads: given there, or by leaf as inputs that it reads.
+
+    For integer ids a float constant is one of the layer, as of an Embedding; for floats a constant is one of the
+    input. Of several inputs that lead to a layer, each baseline is one of the input.
+
+    Returns:
+        (the baseline at the layer; by leaf those that were given as inputs and are no ids)
+    """
+    rows, fed = len(arrays[0]), {}
+    for i in reading.leaves:
+        value, is_set = given[i]
+        array = np.asarray(value)
+        row = arrays[i].shape[1:]
+        constant = array.shape == ()
+        ids = oracle.holds_ids(i)
+        above = constant and ids and array.dtype.kind == "f"
+        if len(reading.leaves) == 1 and (above or (not constant and array.shape[-len(row) :] != row)):
+            return baselines.broadcast(value, is_set, reading.shape, rows, oracle.names[i]), {}
+        if ids and array.dtype.kind == "f":
+            raise TypeError(
+                f"Expected integer token ids as the baseline of input {oracle.names[i]!r}, received dtype "
+                f"{array.dtype}. Give ids, or an array of the layer's own shape {reading.shape}."
+            )
+        fed[i] = baselines.broadcast(value, is_set, row, rows, oracle.names[i])
+    n, m = np.broadcast_shapes(*(start.shape[:2] for start in fed.values()))
+    n = rows if reading.mixed else n
+    out = np.empty((n * m, *reading.shape), oracle.dtype)
+    for pairs, real in oracle.pace("read").groups(n * m):
+        leaves = [x[pairs // m] for x in arrays]
+        for i, start in fed.items():
+            full = np.broadcast_to(start, (n, m, *leaves[i].shape[1:]))
+            leaves[i] = full[pairs // m, pairs % m].astype(leaves[i].dtype)
+        out[pairs[:real]] = oracle.backend.host(oracle.load(leaves)[0][k])[:real]
+    return out.reshape(n, m, *reading.shape), {i: start for i, start in fed.items() if not oracle.holds_ids(i)}
+
+
+def _own(oracle, path, k, start, arrays):
+    """The start that was given, or the one that a path has by itself."""
+    if not hasattr(path, "start"):
+        return start
+    name = oracle.names[[*oracle.moving, *(r.leaves[0] for r in oracle.readings)][k]]
+    if start.any():
+        raise ValueError(
+            f"Expected no baseline for input {name!r}, whose path {path!r} has its own; received one. Leave it out."
+        )
+    if k >= len(oracle.moving):
+        raise ValueError(
+            f"Expected path {path!r} at an input, received it for {name!r}, which is read by a layer. Give the "
+            "path to another input."
+        )
+    return path.start(arrays[oracle.moving[k]])[:, None]
