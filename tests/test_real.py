@@ -19,8 +19,9 @@ pytestmark = [pytest.mark.real, pytest.mark.filterwarnings("ignore::aumann.Compl
 NODES = 4
 
 # How far a row alone may be from the same row in company: rounding. Where time steps tie in a max-pooling, rounding
-# decides which of them gets the gradient, and a node's share of the values with it.
-COMPANY = {"tox_block": 2e-2}
+# decides which of them gets the gradient, and a node's share of the values with it. So it does at the kinks of a deep
+# ReLU6 network: one rounding of every pixel moves a node's gradient of EfficientNet by 1.5e-3, four nodes' sum by 1e-3.
+COMPANY = {"tox_block": 2e-2, "efficientnet": 3e-3}
 
 
 def relative(a, b):
