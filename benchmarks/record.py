@@ -1,14 +1,22 @@
-"""What the benchmark scripts share: their options, their rows as JSON, and a Python process of its own."""
+"""What the benchmark scripts share: their options, their rows as JSON, and a Python process of its own.
+
+The rows that docs/benchmarks.md shows are kept beside the scripts, in benchmarks/rows: what one script measures again
+replaces its own rows and leaves the others. Each row tells the day and the processor it is from.
+"""
 
 import argparse
+import contextlib
+import datetime
 import json
 import os
+import platform
 import subprocess
 import sys
 import warnings
 from pathlib import Path
 
 BACKENDS = ("tensorflow", "jax", "torch")
+ROWS = "benchmarks/rows"
 
 
 def options(description, names):
@@ -16,7 +24,7 @@ def options(description, names):
     parser = argparse.ArgumentParser(description=description.strip().splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="case", help=f"some of {', '.join(names)}; all without")
     parser.add_argument("--quick", action="store_true", help="a smoke run: tiny sizes, few cases, numbers of no worth")
-    parser.add_argument("--out", help="folder to write the rows to, as JSON")
+    parser.add_argument("--out", help=f"folder to write the rows to, as JSON; those that are kept are in {ROWS}")
     return parser
 
 
@@ -49,10 +57,23 @@ def cases(description, names, contest, sentence, file, *keys, default=lambda qui
 
 
 def save(rows, out, name):
-    """Writes the rows to `out`/`name`.json, if there is an `out`."""
+    """Writes the rows to `out`/`name`.json, if there is an `out`; new ones are of today and of this processor."""
     if out:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        Path(out, f"{name}.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+        now = f"{datetime.date.today()}, {processor()}"
+        write([{**row, "measured": row.get("measured", now)} for row in rows], out, name)
+
+
+def write(found, out, name):
+    Path(out).mkdir(parents=True, exist_ok=True)
+    Path(out, f"{name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def processor():
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 def merge(rows, out, name, *keys):

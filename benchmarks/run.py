@@ -3,14 +3,13 @@
     python -m benchmarks.run [floor peers accuracy stream targets parts startup family interactions agree memory
                               exactness tolerance] [--backends torch …] [--quick] [--page-only]
 
-`make bench` runs this. Rows go to out/bench as JSON, the printed lines to lines.txt there, and the page to
-docs/benchmarks.md, or for a smoke run to out/bench as well; what was measured of tolerances ends docs/exactness.md. The
-pages are written from the rows alone; --page-only writes them again from those that are there, of several runs or of
-scripts that were run by themselves with --out out/bench.
+`make bench` runs this. Rows go to benchmarks/rows as JSON, the printed lines to lines.txt there, and the page to
+docs/benchmarks.md; all of a smoke run goes to out/bench. What was measured of tolerances ends docs/exactness.md. The
+pages are written from the rows alone: --page-only writes them again from those that are there, of several runs or of
+scripts that were run by themselves with --out benchmarks/rows.
 """
 
 import contextlib
-import datetime
 import os
 import platform
 import subprocess
@@ -55,8 +54,6 @@ def machine():
         system = platform.freedesktop_os_release()["PRETTY_NAME"]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return {
-        "date": datetime.date.today().isoformat(),
-        "CPU": cpu(),
         "cores": os.cpu_count(),
         "memory": f"{memory:.0f} GB",
         "system": f"{system}, {platform.machine()}",
@@ -64,14 +61,6 @@ def machine():
         "Python": platform.python_version(),
         **{name: v for name in ("aumann", "keras", "numpy", *FRAMEWORKS, *PEERS) if (v := installed(name))},
     }
-
-
-def cpu():
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
 
 
 def installed(name):
@@ -110,7 +99,7 @@ def run_all(scripts, backends, out, quick):
     took = [{key: d[key] for key in ("script", "minutes", "failed")} for d in done]
     before, again = last(out), {d["script"] for d in took}
     kept = [d for d in before["scripts"] if d["script"] not in again] if before["quick"] == quick else []
-    record.save({"machine": about, "scripts": kept + took, "quick": quick}, out, "run")
+    record.write({"machine": about, "scripts": kept + took, "quick": quick}, out, "run")
     return not any(d["failed"] for d in done)
 
 
@@ -137,16 +126,18 @@ def ratio(row):
 def page(out):
     """The whole page, from the rows in `out`."""
     about = last(out)
-    rows = {
-        script: [row for backend in record.BACKENDS for row in record.load(out, f"{script}-{backend}")]
-        for script, each in SCRIPTS.items()
-        if each
+    backends_of = {script: record.BACKENDS if each else [None] for script, each in SCRIPTS.items()}
+    files = {
+        (script, backend): record.load(out, f"{script}-{backend}" if backend else script)
+        for script, backends in backends_of.items()
+        for backend in backends
     }
+    rows = {script: [row for backend in own for row in files[script, backend]] for script, own in backends_of.items()}
     peers = rows["peers"]
     smoke = ["**A smoke run: tiny sizes, few cases. The numbers say nothing.**", ""] if about["quick"] else []
     lines = [
         "# Benchmarks", "",
-        "Written by `make bench` from what it measured on one machine. The contestants of a race share a process and "
+        "Written by `make bench` from the rows in `benchmarks/rows`. The contestants of a race share a process and "
         "take turns; a ratio is the median over the rounds, with its quartiles in brackets.", "",
         *smoke,
         *table(("", ""), list(about["machine"].items())),
@@ -154,8 +145,8 @@ def page(out):
         *accuracy(rows["accuracy"]), *floor(rows["floor"]), *stream(rows["stream"]), *at_once(rows["targets"]),
         *where(rows["parts"]), *startup(rows["startup"]), *family(rows["family"]),
         *interactions(rows["interactions"]),
-        *agreement(record.load(out, "agree")), *memory(record.load(out, "memory")),
-        *exactness(record.load(out, "exactness")), *account(about),
+        *agreement(rows["agree"]), *memory(rows["memory"]), *exactness(rows["exactness"]),
+        *account(about, files),
     ]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n"
 
@@ -281,7 +272,7 @@ def accuracy(rows):
             backend, case, r["kind"], r["rows"], side(r["ours"]), f"{r['ours']['evaluations']:.0f}",
             f"{r['ours']['seconds']:.3g}", r["fixed"]["rule"], side(r["fixed"]), f"{r['fixed']['seconds']:.3g}",
         )
-        for (backend, case), (r, *_) in races.items()
+        for (backend, case), (*_, r) in races.items()  # the newest
     ]  # fmt: skip
 
     def least(r, key="ratio"):
@@ -598,19 +589,27 @@ def tolerances(rows):
             *(wrong or ["None."]), ""]  # fmt: skip
 
 
-def account(about):
-    body = [(s["script"], f"{s['minutes']:.1f}", s["failed"]) for s in about["scripts"]]
-    return ["## What ran", "", *table(("script", "minutes", "ended badly"), body)]
+def account(about, files):
+    """Where every row is from, and what the last run of a script said."""
+    ended = {s["script"]: s for s in about["scripts"]}
+    body = []
+    for (script, backend), own in files.items():
+        name = f"{script} on {backend}" if backend else script
+        when = "; ".join(sorted({row["measured"] for row in own}))
+        run = ended.get(name)
+        if own or run:
+            body.append((name, len(own), when, f"{run['minutes']:.1f}" if run else "", run["failed"] if run else ""))
+    return ["## What ran", "", *table(("script", "rows", "measured", "minutes", "ended badly"), body)]
 
 
 def main():
     parser = record.options(__doc__, SCRIPTS)
-    parser.set_defaults(out="out/bench")
     parser.add_argument("--backends", nargs="+", choices=record.BACKENDS, default=record.BACKENDS)
     parser.add_argument("--page", help="the page to write; docs/benchmarks.md without, in the --out folder if --quick")
     parser.add_argument("--page-only", action="store_true", help="measure nothing, write the page from the last rows")
     args = parser.parse_args()
     scripts = record.known(parser, args.names, SCRIPTS)
+    args.out = args.out or ("out/bench" if args.quick else record.ROWS)
     Path(args.out).mkdir(parents=True, exist_ok=True)
     good = args.page_only or run_all(scripts, args.backends, args.out, args.quick)
     file = Path(args.page or (Path(args.out, "benchmarks.md") if args.quick else "docs/benchmarks.md"))
