@@ -392,7 +392,6 @@ def main():
     parser.add_argument("--peers", nargs="+", choices=here, help="only these, all in this process")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows = []
     for name in record.known(parser, args.names or (QUICK if args.quick else CASES), CASES):
         together = args.peers or [peer for peer in here if not PEERS[peer].apart]
         found = contest(find(name, args.quick), together, 8 if args.quick else NODES, 1 if args.quick else SECONDS)
@@ -400,8 +399,7 @@ def main():
             for peer in here:
                 found += apart("peers", name, peer, args.quick) if PEERS[peer].apart else []
         print(sentence(found), flush=True)
-        rows += found
-        record.save(rows, args.out, f"peers-{backend}")
+        record.merge(found, args.out, f"peers-{backend}", "case", "peer")
 
 
 if __name__ == "__main__":
