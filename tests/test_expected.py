@@ -60,7 +60,8 @@ class Integrand:
         self.weights = np.full(m, 1 / m) if weights is None else weights
         self.kinks, self.m, self.drawn = kinks, m, endless
         self.starts, self.oracle = SimpleNamespace(count=m), SimpleNamespace(dtype="float64")
-        self.change, self.tally = (np.zeros((1, 1)), np.full((1, 1), np.inf)), Tally(lambda *_: None)
+        self.change = lambda rows: (np.zeros((1, 1)), np.full((1, 1), np.inf))
+        self.tally = Tally(lambda *_: None)
         nodes = (np.arange(400) + 0.5) / 400
         means = [self.at(np.full(400, j), nodes).mean(0) for j in range(m)]
         self.exact = self.weights @ means

@@ -22,6 +22,7 @@ from aumann.oracle import elsewhere, no_embedding
 from aumann.progress import Tally, reporter
 
 LEAST_EVALUATIONS = 9  # of the first two sums of secants
+BLOCK = 1 << 14  # rows whose accounts are drawn up at a time
 
 
 class CompletenessWarning(UserWarning):
@@ -40,7 +41,7 @@ class Call:
         paths: one for each point of the model's input.
         starts: resolved baselines.
         below: by leaf, those that were given as inputs of a layer that reads them.
-        change: F(x) − F(x′) (n, targets), and how well it is known.
+        at_ends: F(x) and F(x′), each (n, targets).
         exactness: how the values came about, for the provenance: written by whichever sum was taken.
         drawn: whether the baselines are draws from a distribution.
         base_value: F(x′) (n, targets), where it is known beforehand.
@@ -93,20 +94,20 @@ class Call:
                 f"baselines of rows {arrays.brief(bad)}. Choose a baseline= where the model is defined."
             )
         self.index = index
-        self.change = prediction - base_value, self._noise(prediction, base_value)
+        self.at_ends = prediction, base_value
         self.cuts = not self.method.complete or self._cuts(prediction)
         self.complete = self.method.complete and self.cuts and not self.oracle.repeats
         with reporter(self.progress) as self.tally:
             done = self.method.sum(self)
         self.tally = Tally(lambda done, expected: None)  # for what is looked up from here on
         found = done.values
-        for v in found:
-            v.flags.writeable = False  # an explanation would copy what others can write to
-        residual = sum(map(refinement.total, found)) - (prediction - base_value)
-        mass = sum(map(refinement.size, found))
+        residual, finite, loose = self._account(found)
+        for a in (*found, prediction, base_value, residual, done.evaluations, done.error):
+            if a is not None:
+                a.flags.writeable = False  # an explanation would copy what others can write to
         self._refuse_silent_integers(found, index, prediction)
-        self._refuse_steps(found, np.abs(prediction - base_value).max(1))
-        self._judge(done, residual, mass)
+        self._refuse_steps(found)
+        self._judge(done, residual, finite, loose)
         one = (lambda a: a) if targets.is_several(self.target) else (lambda a: a[:, 0])
         return Explanation(
             **self._mirrors([one(v) for v in found]),
@@ -159,7 +160,7 @@ class Call:
             names.append(sums.name)
 
             def some(rows):
-                change, noise = (c[rows] for c in self.change)
+                change, noise = self.change(rows)
                 noise = noise if self.complete else np.full_like(noise, np.inf)
                 with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
                     return refinement.refine(sums, rows, (change, noise), tolerance, most - spent, rounding)
@@ -199,9 +200,14 @@ class Call:
             inside.append(self.method.running.precision)
         return max(16 * ROUNDING[self.oracle.dtype], *(2 * ROUNDING.get(name, 0) for name in inside))
 
-    def _noise(self, prediction, base_value):
-        """How well F(x) − F(x′) is known: both ends are rounded."""
-        return 2 * self._rounding() * np.maximum(np.abs(prediction), np.abs(base_value))
+    def change(self, rows):
+        """F(x) − F(x′) of some rows (len(rows), targets), and how well it is known."""
+        x, start = (a[rows] for a in self.at_ends)
+        return x - start, self._noise(x, start)
+
+    def _noise(self, x, start):
+        """How well the difference of two outputs is known: both are rounded."""
+        return 2 * self._rounding() * np.maximum(np.abs(x), np.abs(start))
 
     def _singular(self, rows):
         """Those of some rows that have no finite derivative at an end of the path."""
@@ -234,9 +240,25 @@ class Call:
             mass[i] += size
         return np.divide(off, mass, out=np.zeros_like(off), where=mass > 0)
 
-    def _judge(self, done, residual, mass):
+    def _account(self, found):
+        """Σφ − (F(x) − F(x′)) (n, targets); by row, whether its values are finite, and whether that is too much.
+
+        Some rows at a time, so that nothing arises for each row but the answers.
+        """
+        residual = np.empty((self.rows, len(self.columns)))
+        finite, loose = np.empty((2, self.rows), bool)
+        for first in range(0, self.rows, BLOCK):
+            rows = slice(first, first + BLOCK)
+            own, (change, noise) = [v[rows] for v in found], self.change(rows)
+            mass = sum(map(refinement.size, own))
+            residual[rows] = sum(map(refinement.total, own)) - change
+            finite[rows] = np.isfinite(mass).all(1)
+            loose[rows] = (np.abs(residual[rows]) > np.maximum(0.05 * mass, noise)).any(1)
+        return residual, finite, loose
+
+    def _judge(self, done, residual, finite, loose):
         """What must be said about the numbers: not finite, not as exact as was asked for, or not complete."""
-        bad = np.flatnonzero(~np.isfinite(mass).all(1))
+        bad = np.flatnonzero(~finite)
         if len(bad):
             warnings.warn(
                 f"The gradient is not finite {self._where_not_finite(bad[0])} on the path of row {bad[0]}, and the "
@@ -260,7 +282,7 @@ class Call:
             if self.tolerance is not None:
                 self._name_the_inexact(done)
             return
-        loose = np.flatnonzero((np.abs(residual) > np.maximum(0.05 * mass, self.change[1])).any(1))
+        loose = np.flatnonzero(loose)
         if self.complete and len(loose):
             warnings.warn(
                 f"The values of rows {arrays.brief(loose)} miss F(x) − F(x′) by more than 5 % of their mass; see "
@@ -294,7 +316,7 @@ class Call:
         """The same call for some rows, from other baselines."""
         part = self._other([a[rows] for a in self.arrays], starts)
         part.index = self.index if len(self.index) == 1 else self.index[rows]
-        part.change = tuple(c[rows] for c in self.change)
+        part.at_ends = tuple(a[rows] for a in self.at_ends)
         return part
 
     def _other(self, arrays, starts):
@@ -392,9 +414,13 @@ class Call:
                 if (np.take_along_axis(flat, own, 1) != prediction[rows]).any():
                     raise TypeError(no_embedding(self.oracle.names[i]))
 
-    def _refuse_steps(self, found, change):
+    def _refuse_steps(self, found):
         """An output that changes on a path where no gradient is found, however closely one looks, is made of steps."""
-        if any(v.any() for v in found) or not change.any() or not self.cuts:
+        if any(v.any() for v in found) or not self.cuts:
+            return
+        prediction, base_value = self.at_ends
+        change = np.abs(prediction - base_value).max(1)
+        if not change.any():
             return
         if not any(v.any() for v in self.integrate(change.argmax()[None], gauss_legendre(256))):
             raise ValueError(

@@ -150,7 +150,7 @@ class ExpectedGradients(Method):
         dtype = call.oracle.dtype
         values = [(r * v).astype(dtype) for v in between.mean]
         deviations = [np.sqrt(v).astype(dtype) for v in variance]
-        return _judged(values, deviations, tuple(c[rows] for c in call.change), np.full(len(rows), plan.samples))
+        return _judged(values, deviations, call.change(rows), np.full(len(rows), plan.samples))
 
     def _refine(self, call):
         """`Refined` of every row by the first design that is good enough, or by the last that could be paid for."""
