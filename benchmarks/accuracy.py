@@ -201,7 +201,9 @@ def contest(case, kind, names, quick):
         results |= dict.fromkeys(entered, best)
     times, rounds = peers.turns(ours, found, seconds)
     searched = {
-        name: search(ours["tolerance"].run, doubling(case, name, entry, least, most_steps(name, cap, largest)), truth)
+        name: search(
+            ours["tolerance"].run, doubling(case, name, entry, least, most_steps(name, 4 * cap, largest)), truth
+        )
         for name, entry in found.items()
         if rounds[name] > 1 and results[name].reached
     }
