@@ -292,13 +292,14 @@ class Call:
             )
 
     def _name_the_inexact(self, done):
-        worst = np.where(np.isfinite(done.error), done.error, -1).max(1)
-        rows = np.flatnonzero(worst > self.tolerance)
+        above = np.isfinite(done.error) & (done.error > self.tolerance)
+        rows = np.flatnonzero(above.any(1))
         if len(rows):
-            most, row = self.exactness["max_evaluations"], worst.argmax()
+            worst = np.where(above[rows], done.error[rows], 0).max(1)
+            most, row = self.exactness["max_evaluations"], rows[worst.argmax()]
             warnings.warn(
                 f"Rows {arrays.brief(rows)} did not reach the tolerance {self.tolerance:g} within "
-                f"max_evaluations={most}; the largest estimated error is {worst[row]:.2g}, of row {row}. Raise "
+                f"max_evaluations={most}; the largest estimated error is {worst.max():.2g}, of row {row}. Raise "
                 "max_evaluations= or tolerance=, or choose a nearer baseline; see Explanation.error.",
                 ToleranceWarning,
                 stacklevel=6,
