@@ -11,6 +11,7 @@ from conftest import BACKEND, policy
 import aumann
 from aumann.backends import Switch, active
 from aumann.core.rules import gauss_legendre, midpoint
+from aumann.core.secant import ROUNDING
 
 framework = importlib.import_module(BACKEND)
 
@@ -126,3 +127,19 @@ def test_thousands_of_half_precision_gradients_are_summed_in_float32(name):
     weights = keras.ops.cast(keras.ops.cast(model.weights[0], name.removeprefix("mixed_")), "float32")
     np.testing.assert_allclose(e.values, x * keras.ops.convert_to_numpy(weights)[:, 0], rtol=1e-5)
     assert e.values.dtype == "float32"
+
+
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+@pytest.mark.parametrize("name", ["mixed_float16", "mixed_bfloat16"])
+def test_units_that_stay_exactly_zero_in_half_precision(name, activation):
+    """A black corner on a black baseline, without a bias: 0 / 0 in a type in which 1e-30 is nothing."""
+    with policy(name):
+        convolved = keras.layers.Conv2D(4, 3, activation=activation)
+        model = keras.Sequential([keras.layers.Input((8, 8, 1)), convolved, keras.layers.MaxPooling2D()])
+    model = keras.Sequential([model, keras.layers.Flatten(), keras.layers.Dense(1)])
+    x = np.zeros((2, 8, 8, 1), "float32")
+    x[0, :4] = np.linspace(-1, 1, 32).reshape(4, 8, 1)
+    e = aumann.IntegratedGradients(model, rule=aumann.secant(5)).explain(x)
+    assert e.values[0].any() and not e.values[1].any()
+    off = 8 * ROUNDING[name.removeprefix("mixed_")] * np.abs(e.values).sum((1, 2, 3))
+    assert (np.abs(e.residual) <= off).all(), (e.residual, off)

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from aumann.core import secant
 
+CACHED = 1 << 19  # numbers of an array: the three or four that a rule holds at a time stay in the cache
 ATTRIBUTES = set(  # what is no operation
     "__get__ __set__ __len__ size dim numel is_contiguous item numpy requires_grad_".split()
 )
@@ -66,7 +68,7 @@ class Secants(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in ATTRIBUTES or not torch.is_grad_enabled():
+        if name in ATTRIBUTES or name in AFFINE or not torch.is_grad_enabled():
             return func(*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         here = [i for i, x in enumerate(leaves) if torch.is_tensor(x) and x.requires_grad and x.is_floating_point()]
@@ -80,7 +82,10 @@ class Secants(TorchFunctionMode):
             args, kwargs = pytree.tree_unflatten([given.get(i, x) for i, x in enumerate(leaves)], spec)
             return func(*args, **kwargs)
 
-        rule = by_place(*PLACES[name], args, kwargs) if name in PLACES else rule_of(name, leaves, here)
+        if name in PLACES:
+            call, rule = by_place(*PLACES[name], args, kwargs)
+        else:
+            rule = rule_of(name, leaves, here)
         if rule is secant.average and not differentiable(call, [leaves[i] for i in here], name):
             return func(*args, **kwargs)
         return _Operation.apply(call, rule, self.rows, *(leaves[i] for i in here))
@@ -166,7 +171,7 @@ def rule_of(name, leaves, here):
     if name in ("maximum", "minimum"):
         return maximum(leaves, here, 1 if name == "maximum" else -1)
     if one and name in KINKS:
-        return piecewise(KINKS[name](leaves))
+        return piecewise(*KINKS[name](leaves))
     if one and name in SELECTIONS:
         return selection
     if not one and name in QUOTIENTS:
@@ -177,27 +182,44 @@ def rule_of(name, leaves, here):
     return next((rule for rule, names in RULES.items() if one and name in names), secant.average)
 
 
-def relu(pull, xs, y, cotangent, rows):
-    """`secant.relu` in place: eager, it is the memory that takes the time."""
-    (x,) = xs
-    step = len(x) // rows
-    left, right = x[:-step], x[step:]
-    share = torch.maximum(left, right).div_((left - right).abs_().add_(1e-30)).clamp_(0, 1)
-    carried = cotangent.clone()
-    carried[:-step] *= share
-    return [carried]
-
-
-def piecewise(kinks):
-    """Linear between kinks: slopes 0, 1, 0 as of a clipping."""
+def piecewise(low, high=None):
+    """Linear between two kinks and flat outside, or linear beyond one: the part of each cell that is not flat."""
 
     def rule(pull, xs, y, cotangent, rows):
-        low, high = kinks
-        (slope,) = pull([torch.zeros_like(xs[0][:1]) + (low + high) / 2], torch.ones_like(xs[0][:1]))
-        between = secant.open_fraction(xs[0] - low, rows) - secant.open_fraction(xs[0] - high, rows)
-        return [cotangent * slope.flatten()[0] * between]
+        (x,) = xs
+        carried = torch.empty_like(cotangent)
+        for left, right in cells(x, rows):
+            torch.mul(cotangent[left], open_between(x[left], x[right], low, high), out=carried[left])
+        if high is not None:
+            inside, one = torch.zeros_like(x[:1]) + (low + high) / 2, torch.ones_like(x[:1])
+            carried.mul_(pull([inside], one)[0].flatten()[0])
+        return [carried]
 
     return rule
+
+
+def open_between(left, right, low, high):
+    """`secant.open_fraction` above one kink, less that above the next; in place, for memory is what takes the time."""
+    most = torch.maximum(left, right)
+    cell = (left - right).abs_().add_(secant.least(left))
+    share = (most - low).div_(cell).clamp_(0, 1)
+    return share if high is None else share.sub_(most.sub_(high).div_(cell).clamp_(0, 1))
+
+
+def cells(x, rows):
+    """(rows, their following ones) as slices of x: on CPU so few at a time that what arises of them stays in its cache.
+
+    Whoever watches the operations, to compile them, is shown all of them at once.
+    """
+    step = len(x) // rows
+    last = len(x) - step
+    many = max(1, last)
+    if x.device.type == "cpu" and not is_in_torch_dispatch_mode():
+        many = max(1, CACHED // max(1, x[0].numel()))
+    for first in range(0, last, many):
+        end = min(first + many, last)
+        yield slice(first, end), slice(first + step, end + step)
+    yield slice(last, None), slice(last, None)
 
 
 def maximum(leaves, here, sign):
@@ -226,21 +248,28 @@ def selection(pull, xs, y, cotangent, rows):
 
 
 def by_place(places, axes, args, kwargs):
-    """A maximum over windows: `secant.selection` by the places of the winners, which are found once."""
+    """A maximum over windows, and its rule: `secant.selection` by the places of the winners, which are found once."""
     kwargs = {k: v for k, v in kwargs.items() if k not in ("input", "return_indices")}
+    found = []
+
+    def call(x):
+        y, place = places(x, *args[1:], **kwargs)
+        found[:] = [place]
+        return y
 
     def rule(pull, xs, y, cotangent, rows):
-        (x,) = xs
-        _, place = places(x, *args[1:], **kwargs)
+        (x,), (place,) = xs, found
         flat, place, y, c = (a.flatten(-axes) for a in (x, place, y, cotangent))
-        right = secant.following(place, rows)
-        lead = y - flat.gather(-1, right)
-        lag = secant.following(flat, rows).gather(-1, place) - secant.following(y, rows)
-        before = c * secant.left_share(lead, lag)
-        carried = torch.zeros_like(flat).scatter_add_(-1, place, before).scatter_add_(-1, right, c - before)
+        carried = torch.zeros_like(flat)
+        for left, right in cells(flat, rows):
+            lead = y[left] - flat[left].gather(-1, place[right])
+            lag = flat[right].gather(-1, place[left]) - y[right]
+            before = c[left] * secant.left_share(lead, lag)
+            own = carried[left].scatter_add_(-1, place[left], before)
+            own.scatter_add_(-1, place[right], before.neg_().add_(c[left]))
         return [carried.view_as(x)]
 
-    return rule
+    return call, rule
 
 
 def bounds(leaves):
@@ -266,5 +295,5 @@ RULES = {
     secant.smooth: SMOOTH | QUOTIENTS,
     secant.kinked: KINKED,
     secant.hinge: {"leaky_relu", "abs", "absolute"},
-    relu: {"relu"},
+    piecewise(0.0): {"relu"},
 }

@@ -36,7 +36,12 @@ def middle(x, rows):
 def open_fraction(x, rows):
     """The part of each cell in which x > 0, x being linear there: max(x, x′) / |x − x′|, cut to [0, 1]."""
     right = following(x, rows)
-    return ops.clip(ops.maximum(x, right) / (ops.abs(x - right) + 1e-30), 0, 1)
+    return ops.clip(ops.maximum(x, right) / (ops.abs(x - right) + least(x)), 0, 1)
+
+
+def least(x):
+    """What keeps 0 / 0 from arising where x is zero at both ends: next to nothing, but something in x's own type."""
+    return 2.0**-24 if keras.backend.standardize_dtype(x.dtype) == "float16" else 1e-30
 
 
 def slope(x, y, rows, derivative, smooth=True):
