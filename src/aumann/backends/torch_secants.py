@@ -119,7 +119,8 @@ def operate(call, xs, rule, rows):
 
 
 def affine(name, here):
-    return name in AFFINE or (len(here) == 1 and (name in PRODUCTS or (name in QUOTIENTS and here == [0])))
+    """Whether an operation is affine in what moves, these leaves of its arguments; one of AFFINE always is."""
+    return len(here) == 1 and (name in PRODUCTS or (name in QUOTIENTS and here == [0]))
 
 
 def differentiable(call, xs, name):
@@ -182,7 +183,7 @@ def rule_of(name, leaves, here):
     return next((rule for rule, names in RULES.items() if one and name in names), secant.average)
 
 
-def piecewise(low, high=None):
+def piecewise(low, high=None, slope=1):
     """Linear between two kinks and flat outside, or linear beyond one: the part of each cell that is not flat."""
 
     def rule(pull, xs, y, cotangent, rows):
@@ -190,10 +191,7 @@ def piecewise(low, high=None):
         carried = torch.empty_like(cotangent)
         for left, right in cells(x, rows):
             torch.mul(cotangent[left], open_between(x[left], x[right], low, high), out=carried[left])
-        if high is not None:
-            inside, one = torch.zeros_like(x[:1]) + (low + high) / 2, torch.ones_like(x[:1])
-            carried.mul_(pull([inside], one)[0].flatten()[0])
-        return [carried]
+        return [carried if slope == 1 else carried.mul_(slope)]
 
     return rule
 
@@ -213,9 +211,8 @@ def cells(x, rows):
     """
     step = len(x) // rows
     last = len(x) - step
-    many = max(1, last)
-    if x.device.type == "cpu" and not is_in_torch_dispatch_mode():
-        many = max(1, CACHED // max(1, x[0].numel()))
+    at_once = x.device.type != "cpu" or is_in_torch_dispatch_mode()
+    many = max(1, last if at_once else CACHED // max(1, x[0].numel()))
     for first in range(0, last, many):
         end = min(first + many, last)
         yield slice(first, end), slice(first + step, end + step)
@@ -284,10 +281,11 @@ PLACES = {
     for axes, places in enumerate((F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices), 1)
     for name in (f"max_pool{axes}d", f"_max_pool{axes}d")
 }
+# name: (leaves of the arguments) -> low, high, and the slope between them where that is not 1
 KINKS = {
     "relu6": lambda leaves: (0.0, 6.0),
     "hardtanh": lambda leaves: bounds(leaves) if len(leaves) > 2 else (-1.0, 1.0),
-    "hardsigmoid": lambda leaves: (-3.0, 3.0),
+    "hardsigmoid": lambda leaves: (-3.0, 3.0, 1 / 6),
     "clamp": bounds,
     "clip": bounds,
 }
