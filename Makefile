@@ -7,7 +7,7 @@ OUT ?= out
 TESTS ?= tests
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint unit real bench clean
+.PHONY: demo test lint unit real operations bench clean
 
 demo: .venv/demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} .venv/bin/aumann demo -o $(OUT)/demo
@@ -28,7 +28,14 @@ real: .venv/test
 	@$(MAKE) --no-print-directory -j2 --output-sync=target $(BACKENDS:%=real-%)
 
 unit-%:
-	KERAS_BACKEND=$* $(PY) -m pytest -m "not real" $(TESTS)
+	KERAS_BACKEND=$* $(PY) -m pytest -m "not real and not operations" $(TESTS)
+
+# Every layer and operation of Keras on every backend: the tests take all of them on torch, and a part on the others.
+operations: .venv/test
+	@$(MAKE) --no-print-directory -j2 --output-sync=target $(BACKENDS:%=operations-%)
+
+operations-%:
+	KERAS_BACKEND=$* $(PY) -m pytest tests/test_every_operation.py
 
 real-%:
 	KERAS_BACKEND=$* $(PY) -m pytest -m real $(TESTS)
