@@ -15,17 +15,15 @@ import itertools
 import json
 import math
 import operator
-import os
 import reprlib
-import secrets
 import textwrap
-import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from aumann import storage
 
 FORMAT, VERSION = "aumann.Explanation", 3
 MIRRORS, RECORDS = ("values", "inputs", "baseline", "input_error", "standard_error"), ("names", "provenance")
@@ -223,7 +221,7 @@ class Explanation:
         header["provenance"] = fields.pop("provenance")
         header["fields"] = {name: _encode(content, name, arrays) for name, content in fields.items()}
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-        with replacing(path) as file:
+        with storage.replacing(path) as file:
             np.savez(file, **arrays)
         return path
 
@@ -372,23 +370,34 @@ def load(path) -> Explanation:
         ValueError: if the file holds something else, or a version this library does not know.
     """
     path = _npz(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-        header = json.loads(arrays["header"].tobytes())
-        if header["format"] != FORMAT:
-            raise ValueError(f"its format is {header['format']!r}")
-    except (ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as problem:
-        raise ValueError(
-            f"Expected a file written by Explanation.save; {path} is none ({problem}). Use the tool that made it."
-        ) from problem
-    if header["version"] not in range(1, VERSION + 1):
-        raise ValueError(
-            f"Expected version {VERSION} of the format or an older one; {path} has version {header['version']}. "
-            "Load it with the version of aumann that wrote it, or install a newer one."
-        )
-    fields = {name: _decode(node, arrays) for name, node in header["fields"].items()}
-    return Explanation(**fields, names=header["names"], provenance=header["provenance"])
+    with open(path, "rb") as file:
+        try:
+            arrays = storage.read_npz(file)
+            header = json.loads(arrays.pop("header").tobytes())
+            if header["format"] != FORMAT:
+                raise ValueError(f"its format is {header['format']!r}")
+            version = header["version"]
+            if version in range(1, VERSION + 1):
+                fields = {name: _decode(node, arrays) for name, node in header["fields"].items()}
+                _check_kinds(fields)
+                return Explanation(**fields, names=header["names"], provenance=header["provenance"])
+        except Exception as problem:  # whatever a file that somebody else wrote can bring about
+            raise ValueError(
+                f"Expected a file written by Explanation.save; {path} is none ({storage.brief(problem)}). Use the tool "
+                "that made it, or ask for another copy."
+            ) from problem
+    raise ValueError(
+        f"Expected version {VERSION} of the format or an older one; {path} has version {reprlib.repr(version)}. "
+        "Load it with the version of aumann that wrote it, or install a newer one."
+    )
+
+
+def _check_kinds(fields):
+    """Raises ValueError where a field that is counted with holds other than numbers."""
+    for name, content in fields.items():
+        for _, leaf in walk(content):
+            if name not in ("inputs", "baseline") and leaf is not None and leaf.dtype.kind not in "biuf":
+                raise ValueError(f"its {name} have dtype {leaf.dtype}")
 
 
 def walk(structure, *others, path: str = "") -> Iterator[tuple]:
@@ -472,23 +481,6 @@ def token_text(token, vocabulary) -> str:
         return str(vocabulary[int(token)])
     except (KeyError, IndexError):
         return str(token)
-
-
-@contextmanager
-def replacing(path: Path):
-    """Opens a file that takes the place of `path` when the block ends well, and that vanishes when it fails."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"Expected a folder to save in; {path.parent} is none. Create it, or name another.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _npz(path):

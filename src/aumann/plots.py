@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from aumann.explanation import channel_axis, embedded, feature_labels, replacing, token_text, walk
+from aumann.explanation import channel_axis, embedded, feature_labels, token_text, walk
+from aumann.storage import replacing
 
 MAP = colormaps["RdBu_r"]
 RED, BLUE = MAP(0.85), MAP(0.15)
