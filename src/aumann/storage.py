@@ -22,7 +22,7 @@ except ImportError:  # Windows, where a file that is open cannot be removed anyw
     fcntl = None
 
 PREFIX = ".aumann-"  # of what is temporary: short, so that the file itself may have a name of 255 bytes
-INFLATED = 100  # times what is stored: noise inflates by 1.1, text by 5, one-hot letters in float32 by 60, zeros by 1032
+INFLATED = 100  # times what is stored; noise inflates by 1.1, text by 5, one-hot float32 by 60, zeros by 1032
 ALWAYS = 2**24  # bytes that an archive may inflate to, whatever is stored
 CHUNK = 2**20
 KINDS = "biufcSUmM"  # numbers, text and times: what an .npy file holds without a pickle
@@ -69,20 +69,20 @@ def replacing(path):
 def together(folder):
     """A folder whose files move into `folder` when the block ends well, and vanish with it when the block fails."""
     _sweep(folder)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder) as temporary:
-        with _locked(temporary):
-            yield Path(temporary)
-            with contextlib.ExitStack() as all_or_none:
-                for file in sorted(Path(temporary).iterdir()):
-                    with open(file, "rb") as source:
-                        shutil.copyfileobj(source, all_or_none.enter_context(replacing(Path(folder) / file.name)))
+    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder) as temporary, _locked(temporary):
+        yield Path(temporary)
+        with contextlib.ExitStack() as all_or_none:
+            for file in sorted(Path(temporary).iterdir()):
+                with open(file, "rb") as source:
+                    shutil.copyfileobj(source, all_or_none.enter_context(replacing(Path(folder) / file.name)))
 
 
 def _locked_file(folder, mode):
     """A new file, open for writing, and its path. Its lock says that somebody is writing."""
     while True:
         path = folder / f"{PREFIX}{secrets.token_hex(4)}"
-        file = open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode), "wb")
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        file = os.fdopen(os.open(path, flags, mode), "wb")
         _lock(file.fileno())
         if path.exists():  # else another process took it for a leftover before it was locked
             return path, file
@@ -147,9 +147,9 @@ def read_npz(file):
         for member in checked_members(archive, size_of(file)):
             name = member.filename.removesuffix(".npy")
             if name == member.filename:
-                raise ValueError(f"its member {_short(name)} is no .npy")
+                raise ValueError(f"its member {short(name)} is no .npy")
             with archive.open(member) as stream:
-                arrays[name] = read_npy(stream, member.file_size, f"member {_short(name)}")
+                arrays[name] = read_npy(stream, member.file_size, f"member {short(name)}")
     return arrays
 
 
@@ -168,7 +168,7 @@ def checked_members(archive, size):
         raise ValueError("its members overlap")
     for member in members:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) or member.flag_bits & 1:
-            raise ValueError(f"its member {_short(member.filename)} is neither stored nor deflated")
+            raise ValueError(f"its member {short(member.filename)} is neither stored nor deflated")
     swollen = [member.file_size for member in members if member.file_size > INFLATED * member.compress_size]
     if sum(swollen) > ALWAYS:
         raise ValueError(f"it has {size:,} bytes, parts of which inflate to {sum(swollen):,}")
@@ -181,7 +181,7 @@ def read_npy(stream, size, what="it"):
     Raises:
         Exception: as for `read_npz`.
     """
-    shape, fortran, dtype, length = npy_header(stream, size, what)
+    shape, fortran, dtype, _ = npy_header(stream, size, what)
     array = np.empty(math.prod(shape), dtype)
     if array.nbytes:
         bytes_ = memoryview(array.view(np.uint8))
@@ -212,7 +212,7 @@ def npy_header(stream, size, what="it"):
     shape, fortran, dtype = reader(stream)
     length = stream.tell()
     if dtype.kind not in KINDS or dtype.subdtype or dtype.names:
-        raise ValueError(f"{what} has dtype {_short(str(dtype))}, which is no number, text or time")
+        raise ValueError(f"{what} has dtype {short(str(dtype))}, which is no number, text or time")
     if any(n < 0 for n in shape):
         raise ValueError(f"{what} has shape {shape}")
     declared = math.prod(shape) * dtype.itemsize
@@ -243,5 +243,6 @@ def brief(problem, limit=200):
     return f"{type(problem).__name__}: {text[:limit]}{'…' if len(text) > limit else ''}"
 
 
-def _short(text):
+def short(text):
+    """A text in quotes, the first part of a long one."""
     return repr(text if len(text) <= 80 else text[:79] + "…")
