@@ -112,16 +112,16 @@ def _explain(args):
     count = files.count(data, args.data)
     rows = parse_rows(args.rows, count)
     choose_backend(args.backend)
-    model = files.load_model(args.model, args.unsafe)
-    data = _by_input(data, model)
-    chosen = files.each(lambda x: x.iloc[rows] if hasattr(x, "iloc") else files.native(x[rows]), data)
-    baseline = read_baseline(args.baseline or ["0.0"], data, rows, not args.no_header)
+    with files.opened_model(args.model, args.unsafe) as model:
+        data = _by_input(data, model)
+        chosen = files.each(lambda x: x.iloc[rows] if hasattr(x, "iloc") else files.native(x[rows]), data)
+        baseline = read_baseline(args.baseline or ["0.0"], data, rows, not args.no_header)
 
-    import aumann
+        import aumann
 
-    method = aumann.IntegratedGradients(model, **exactness, **settings)
-    with _progress(args.quiet) as progress:
-        explanation = method.explain(chosen, target, baseline, progress)
+        method = aumann.IntegratedGradients(model, **exactness, **settings)
+        with _progress(args.quiet) as progress:
+            explanation = method.explain(chosen, target, baseline, progress)
     with storage.together(npz.parent) as folder:
         explanation.save(folder / npz.name)
         if png:

@@ -98,7 +98,8 @@ class Explanation:
             expect(array.shape == shape, f"{name} shaped like prediction, {shape}", f"shape {array.shape}")
         for name in ("evaluations", "error", "converged"):
             array = getattr(self, name)
-            expect(array is None or array.shape[:1] == (n,), f"{name} for {n} rows", f"shape {np.shape(array)}")
+            fits = array is None or array.shape == (n,) or (array.shape == shape and name != "evaluations")
+            expect(fits, f"{name} for {n} rows", f"shape {np.shape(array)}")
         if self.names.get("targets") is not None:
             count, given = shape[1] if self.several else 1, self.names["targets"]
             expect(len(given) == count, f"{count} names of targets", f"{len(given)}: {given}")
@@ -379,7 +380,7 @@ def load(path) -> Explanation:
             version = header["version"]
             if version in range(1, VERSION + 1):
                 fields = {name: _decode(node, arrays) for name, node in header["fields"].items()}
-                _check_kinds(fields)
+                _check_read(fields, header["names"])
                 return Explanation(**fields, names=header["names"], provenance=header["provenance"])
         except Exception as problem:  # whatever a file that somebody else wrote can bring about
             raise ValueError(
@@ -392,12 +393,27 @@ def load(path) -> Explanation:
     )
 
 
-def _check_kinds(fields):
-    """Raises ValueError where a field that is counted with holds other than numbers."""
+def _check_read(fields, names):
+    """Raises ValueError where what is counted with is no number, where it has no place, or where a name is no text."""
     for name, content in fields.items():
         for _, leaf in walk(content):
             if name not in ("inputs", "baseline") and leaf is not None and leaf.dtype.kind not in "biuf":
                 raise ValueError(f"its {name} have dtype {leaf.dtype}")
+            if name == "input_error" and leaf is not None and leaf.shape != fields["prediction"].shape:
+                raise ValueError(f"its input_error has shape {leaf.shape}")
+    targets = names.get("targets")
+    if targets is not None and not (isinstance(targets, list) and all(isinstance(name, str) for name in targets)):
+        raise ValueError(f"its names of targets are {reprlib.repr(targets)}")
+    if not _texts(names.get("features")):
+        raise ValueError(f"its names of features are {reprlib.repr(names['features'])}")
+
+
+def _texts(names):
+    """Whether a structure holds lists of text, or nothing, for each input."""
+    if isinstance(names, list) and any(isinstance(name, str) for name in names):
+        return all(isinstance(name, str) for name in names)
+    children = names.values() if isinstance(names, dict) else names if isinstance(names, list) else [None]
+    return all(_texts(child) for child in children) if names else names in (None, [], {})
 
 
 def walk(structure, *others, path: str = "") -> Iterator[tuple]:
@@ -619,8 +635,9 @@ def _encode(structure, name, arrays):
 
 
 def _decode(node, arrays):
+    """The structure that `_encode` returned, with the arrays themselves; each member stands in one place."""
     if node is None or isinstance(node, str):
-        return arrays[node] if node else None
+        return arrays.pop(node) if node else None
     ((kind, children),) = node.items()
     if kind == "dict":
         return {key: _decode(child, arrays) for key, child in children}

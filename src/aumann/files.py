@@ -19,6 +19,7 @@ import numpy as np
 from aumann import storage
 
 CONFIG = 2**24  # bytes of an architecture that are read: the largest of Keras's own applications has 2 ** 20
+DEPTH = 100  # of lists and objects in each other: a layer in a wrapper in a model in a model stands at 16
 WEIGHTS = "model.weights.h5"
 
 # What a network is made of, by the modules that Keras exports it from.
@@ -31,8 +32,9 @@ MAKERS = {"get", "deserialize", "serialize"}  # functions of these modules that 
 # ---- models --------------------------------------------------------------------------------------------------------
 
 
-def load_model(path, unsafe=False):
-    """A Keras model from a file or folder.
+@contextlib.contextmanager
+def opened_model(path, unsafe=False):
+    """A Keras model from a file or folder. For as long as the block is open it has the weights of the file alone.
 
     Args:
         path: `.keras`, `.h5` or `.hdf5`; or a folder that holds a SavedModel or an unzipped `.keras`.
@@ -46,7 +48,8 @@ def load_model(path, unsafe=False):
     if not path.exists():
         raise FileNotFoundError(f"Expected a model; {path} does not exist. Check the path.")
     if (path / "saved_model.pb").is_file():
-        return _saved_model(path, unsafe)
+        yield _saved_model(path, unsafe)
+        return
     config, written_by, held = _read(path)
     if not unsafe:
         for layer, reason in _code(config):
@@ -60,19 +63,21 @@ def load_model(path, unsafe=False):
     del config
     import keras
 
-    try:
-        with _no_more_weights_than(held):
+    with _weights(held) as complete:
+        try:
             model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
-        if not isinstance(model, keras.Model):
-            raise ValueError(f"it holds a {type(model).__name__} and no model")
-        return model
-    except Exception as problem:  # Keras and its framework raise errors of many types at a broken file
-        if "safe_mode" in str(problem):
-            raise _refused(path, f"of which Keras says: {storage.brief(problem)}") from problem
-        raise ValueError(
-            f"Expected a model that Keras {keras.__version__} can load; received {path} ({storage.brief(problem)}). A "
-            "model of custom layers needs their classes: load it in Python and use aumann.IntegratedGradients there."
-        ) from problem
+            if not isinstance(model, keras.Model):
+                raise ValueError(f"it holds a {type(model).__name__} and no model")
+        except Exception as problem:  # Keras and its framework raise errors of many types at a broken file
+            if "safe_mode" in str(problem):
+                raise _refused(path, f"of which Keras says: {storage.brief(problem)}") from problem
+            raise ValueError(
+                f"Expected a model that Keras {keras.__version__} can load; received {path} "
+                f"({storage.brief(problem)}). Write it again with model.save(), or, as a model of custom layers needs "
+                "their classes, load it in Python and use aumann.IntegratedGradients there."
+            ) from problem
+        complete()
+        yield model
 
 
 def _refused(path, holds):
@@ -133,6 +138,12 @@ def _architecture(config, size):
     found = json.loads(config.read(size))
     if not isinstance(found, dict):
         raise ValueError(f"its architecture is a {type(found).__name__} and no object")
+    level = [found]
+    for _ in range(DEPTH):
+        level = [x for node in level for x in (node.values() if isinstance(node, dict) else node)]
+        level = [node for node in level if isinstance(node, dict | list)]
+    if level:
+        raise ValueError(f"its architecture is nested more than {DEPTH} times")
     return found
 
 
@@ -160,8 +171,12 @@ def _numbers(file):
 
 
 @contextlib.contextmanager
-def _no_more_weights_than(held):
-    """Stops a model that is being built at the weight that its file cannot fill."""
+def _weights(held):
+    """Stops a model that is being built where it asks for more weights than its file, with `held` numbers, can fill.
+
+    Yields:
+        A function to call when the model is loaded: weights that a layer asks for later are in no file, but drawn.
+    """
     import keras
 
     limit, made, add_weight = 4 * held + storage.ALWAYS // 4, 0, keras.Layer.add_weight
@@ -170,12 +185,19 @@ def _no_more_weights_than(held):
         nonlocal made
         made += math.prod(shape if isinstance(shape, tuple | list) else (shape or 1,))
         if made > limit:
-            raise ValueError(f"layer {layer.name!r} asks for weights of shape {shape}; the file has {held:,} numbers")
+            raise ValueError(
+                f"Expected a model whose weights are in its file; layer {layer.name!r} asks for some of shape {shape} "
+                f"beyond the {held:,} numbers there. Save the model once it has been called."
+            )
         return add_weight(layer, shape, *args, **kwargs)
+
+    def complete():
+        nonlocal limit
+        limit = made
 
     keras.Layer.add_weight = counted
     try:
-        yield
+        yield complete
     finally:
         keras.Layer.add_weight = add_weight
 
