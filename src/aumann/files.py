@@ -19,6 +19,7 @@ import numpy as np
 from aumann import storage
 
 CONFIG = 2**24  # bytes of an architecture that are read: the largest of Keras's own applications has 2 ** 20
+BRACKETS = 2**18  # lists and objects in an architecture: a network of 1,000 layers has 2 ** 15
 DEPTH = 100  # of lists and objects in each other: a layer in a wrapper in a model in a model stands at 16
 WEIGHTS = "model.weights.h5"
 
@@ -135,7 +136,13 @@ def _read_h5(file):
 def _architecture(config, size):
     if size > CONFIG:
         raise ValueError(f"its architecture takes {size:,} bytes, more than the {CONFIG:,} of any network")
-    found = json.loads(config.read(size))
+    text = config.read(size)
+    text = text.decode() if isinstance(text, bytes) else text
+    if (brackets := text.count("[") + text.count("{")) > BRACKETS:
+        raise ValueError(
+            f"its architecture has {brackets:,} lists and objects, more than the {BRACKETS:,} of any network"
+        )
+    found = json.loads(text)
     if not isinstance(found, dict):
         raise ValueError(f"its architecture is a {type(found).__name__} and no object")
     level = [found]
@@ -390,6 +397,13 @@ def _lines(path, header):
     with open(path, newline="", encoding="utf-8-sig") as file:
         lines = csv.reader(file, strict=True)
         first, blank, rows = next(lines, []), None, int(not header)
+        if not first:
+            raise ValueError("its first line is empty")
+        if len(first) == 1 and (other := next((mark for mark in ";\t|" if mark in first[0]), None)):
+            raise ValueError(
+                f"Expected commas between the fields of {path}; received a first line with {other!r}. Write it again: "
+                f"pandas.read_csv(path, sep={other!r}).to_csv(path, index=False), with decimal=',' for decimal commas."
+            )
         for line in lines:
             rows += bool(line)
             if line and len(line) != len(first):
@@ -402,13 +416,8 @@ def _lines(path, header):
                     f"Expected a number in every line of {path}; received nothing in line {blank}. Fill or remove it."
                 )
             blank = blank if line else blank or lines.line_num
-    if not first or not rows:
-        raise ValueError("it has no rows" if first else "its first line is empty")
-    if len(first) == 1 and (other := next((mark for mark in ";\t|" if mark in first[0]), None)):
-        raise ValueError(
-            f"Expected commas between the fields of {path}; received a first line with {other!r}. Write it again: "
-            f"pandas.read_csv(path, sep={other!r}).to_csv(path, index=False), with decimal=',' where numbers have one."
-        )
+    if not rows:
+        raise ValueError("it has no rows")
     if not header:
         return None
     return _names(path, first)
