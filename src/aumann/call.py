@@ -64,7 +64,7 @@ class Call:
         self.columns = targets.resolve(target, oracle.outputs, oracle.several_outputs, rows)
         _refuse_integer_outputs(self.columns, oracle)
         self.paths = self._paths()
-        self.starts, self.below = starts.resolve(oracle, self.paths, structure, self.arrays, baseline)
+        self.starts, self.below = starts.resolve(oracle, self.paths, structure, leaves, baseline)
         self._refuse_loose_ends()
 
     def again(self, arrays, rows):

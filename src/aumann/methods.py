@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
+from aumann import backends
 from aumann import inputs as arrays
 from aumann.call import LEAST_EVALUATIONS, Call, fingerprint
 from aumann.core import baselines, credits, targets
@@ -86,8 +87,14 @@ class Method:
 
     def call(self, inputs, target=None, baseline=0.0, progress=None):
         """What `explain` is given, resolved and checked: an `aumann.call.Call`."""
+        if backends.active().staging():
+            raise ValueError(
+                "Expected a call of explain() with numbers, received one inside of a function that is being traced or "
+                "compiled. Call it outside of that function; inside of a loss use aumann.attribution."
+            )
         baseline = baselines.made(baseline, inputs)
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: _is_fixed(baseline, i, name))
+        baseline = arrays.each_of(baseline, structure, leaves, inputs)
         return self._call(structure, leaves, target, baseline, progress)
 
     def _call(self, structure, leaves, target, baseline, progress):
