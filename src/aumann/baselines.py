@@ -547,7 +547,9 @@ def combine(*baselines, weights=None):
             given, weights = split(made(baseline, inputs), names, pack, list(map(tables.named, arrays, columns)))
             still.append([isinstance(v, str) and v == FIXED for v, _ in given])
             points = [
-                np.zeros((1, 1)) if fixed else broadcast(_host(v, name, *own, is_set), is_set, x.shape[1:], len(x), name)
+                np.zeros((1, 1))
+                if fixed
+                else broadcast(_host(v, name, *own, is_set), is_set, x.shape[1:], len(x), name)
                 for (v, is_set), x, name, fixed, *own in zip(
                     given, arrays, names, still[-1], columns, rows_of, strict=True
                 )
@@ -559,7 +561,9 @@ def combine(*baselines, weights=None):
                 "Hold an input still in all of them."
             )
         rows = [
-            FIXED if still[0][i] else tables.named(_join([(s.points[i], s.count) for s in starts], x.shape[1:]), columns[i])
+            FIXED
+            if still[0][i]
+            else tables.named(_join([(s.points[i], s.count) for s in starts], x.shape[1:]), columns[i])
             for i, x in enumerate(arrays)
         ]
         each = [s.weights * share for s, share in zip(starts, shares, strict=True)]

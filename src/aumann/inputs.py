@@ -44,8 +44,8 @@ def read(model, inputs, fixed):
         name = "/".join(map(str, path)) if path and not isinstance(path[-1], int) else None
         name = name or (spec.name if spec is not None else "input" + "".join(f"_{p}" for p in path))
         array, features = to_array(x, f"input {name!r}")
-        if features is not None and array.dtype.kind == "b" and spec and keras.backend.is_float_dtype(spec.dtype):
-            array = array.astype(spec.dtype)  # indicators in a table are features
+        if array.dtype.kind == "b" and (features is not None or tables.is_row(x)) and _as_features(spec, len(flat)):
+            array = array.astype("float32")  # indicators, as pandas.get_dummies makes them
         array = _check(array, spec, name)
         kind = array.dtype.kind
         role = FIXED if kind == "b" or fixed(i, name) else "moves" if kind == "f" else "integer"
@@ -81,7 +81,10 @@ def _cut(table, declared, model):
     if len(declared) < 2:
         (only,) = declared or (None,)
         named = isinstance(getattr(model, "_inputs_struct", None), dict)
-        return {only: table[[only]] if only in tables.heads(table) else table} if named else table
+        if not named:
+            return table
+        known = tables.heads(table)
+        return tables.by_input(table, [only], known) if only in known else {only: table}
     each = tables.by_input(table, list(declared), tables.heads(table))
     wide = [name for name, spec in declared.items() if levels == 1 and spec.shape[1:] not in ((), (1,), (None,))]
     if wide:
@@ -90,6 +93,11 @@ def _cut(table, declared, model):
             f"column each; received one table. Give {{{wide[0]!r}: table[[…]], …}}."
         )
     return {name: x if declared[name].shape[1:] else tables.series(x)[0] for name, x in each.items()}
+
+
+def _as_features(spec, count):
+    """Whether booleans of a table are numbers to the model: declared as such, or all that it is given."""
+    return count == 1 if spec is None else keras.backend.is_float_dtype(spec.dtype)
 
 
 def each_of(baseline, structure, leaves, inputs):
