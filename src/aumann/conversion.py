@@ -199,5 +199,5 @@ UNREADABLE = (
     (_has("__next__"), "an iterator", "Collect the rows to explain first: numpy.stack(list(x))."),
     (lambda x: isinstance(x, (set, frozenset)), "a set, which has no order", "Give a list of rows."),
     (lambda x: isinstance(x, Mapping), "a mapping that is no dict", "Give dict(x), by the names of the inputs."),
-    (lambda x: callable(x) and not hasattr(x, "__array__"), "a function or a class", "Give the rows that it stands for."),
+    (lambda x: callable(x) and not hasattr(x, "__array__"), "a function or a class", "Give the rows that it makes."),
 )  # fmt: skip

@@ -295,7 +295,7 @@ class Explanation:
         predicted = self.names.get("predicted")
         if predicted is not None:
             column = ("predicted", "") if frame.columns.nlevels > 1 else "predicted"
-            flat = sum(predicted, []) if self.several else predicted
+            flat = list(itertools.chain(*predicted)) if self.several else predicted
             frame[column] = pd.array(flat, dtype="Int64" if None in flat else "int64")
         frame.attrs["complete"] = self.complete
         return frame
@@ -347,8 +347,8 @@ class Explanation:
         """Returns an xarray Dataset over the dimensions row, target and feature_0, feature_1, ...
 
         With several inputs their names come first, as in "age.values" and "age.feature_0". The baseline, whose first
-        axis may be shared by all rows, is left out. The names of the rows are their coordinate; "predicted" is the class
-        of a target="predicted", -1 for other targets. The provenance is an attribute in JSON.
+        axis may be shared by all rows, is left out. The names of the rows are their coordinate; "predicted" is the
+        class of a target="predicted", -1 for other targets. The provenance is an attribute in JSON.
         """
         import xarray as xr
 

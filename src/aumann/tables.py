@@ -37,10 +37,7 @@ def columns(x):
 
 def labels(x):
     """The names of a table's rows, or of the entries of a one-dimensional one, as JSON has them; None for none."""
-    if _is_xarray(x):
-        found = _coordinate(x, 0)
-    else:
-        found = x.index if hasattr(x, "iloc") and hasattr(x, "index") else None
+    found = _coordinate(x, 0) if _is_xarray(x) else x.index if hasattr(x, "iloc") else None
     return None if found is None else [_label(v) for v in found]
 
 

@@ -137,8 +137,8 @@ class Probe:
         if values.shape[2:] != x.shape[1:] or (axes is not None and axes != list(range(x.ndim - 1))):
             raise ValueError(
                 f"Expected values at input {self.names[i]!r} of row shape {x.shape[1:]}, received values of row shape "
-                f"{values.shape[2:]}{'' if axes is None else ' that were summed or stand at a layer'}. Give the values of "
-                "the inputs themselves: leave layer= out, and groups= and axis= to the metric."
+                f"{values.shape[2:]}{'' if axes is None else ' that were summed or stand at a layer'}. Explain the "
+                "inputs rather than a layer: leave layer= out, and give groups= and axis= to the metric."
             )
         return values
 
