@@ -665,7 +665,9 @@ def _numbers(value, name):
 def _interval(low, high):
     """Both ends as float64."""
     a, b = _numbers(low, "low"), _numbers(high, "high")
-    there = _for_row(b, np.shape(b), "high", a.columns) if np.ndim(b) else b
+    there = np.asarray(b)
+    if None not in (a.columns, b.columns):
+        there = there[..., tables.order(b.columns, a.columns, "high", "low")]
     if (np.asarray(a) > there).any():
         raise ValueError(f"Expected low ≤ high, received low={low!r} and high={high!r}. Exchange them.")
     return a, b

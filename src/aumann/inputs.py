@@ -115,7 +115,9 @@ def each_of(baseline, structure, leaves, inputs):
     if len(names) == 1:
         return {names[0]: baseline}
     others = tables.columns(inputs)
-    return tables.by_input(baseline, names, tables.heads(inputs) if others is not None else ())
+    each = tables.by_input(baseline, names, tables.heads(inputs) if others is not None else ())
+    flat = [leaf.name for leaf in leaves if leaf.array.ndim == 1]
+    return {n: tables.series(x)[0] if n in flat and not tables.is_row(x) else x for n, x in each.items()}
 
 
 def _refuse_other_order(flat, specs):

@@ -48,6 +48,8 @@ def is_row(x):
 
 def series(x):
     """The columns of a table, each one-dimensional, in order."""
+    if isinstance(x, NamedArray):
+        return list(np.moveaxis(np.asarray(x), -1, 0))
     if isinstance(x, np.ndarray):
         return [x[name] for name in x.dtype.names]
     if hasattr(x, "iloc"):
