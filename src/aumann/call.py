@@ -5,7 +5,6 @@ import functools
 import hashlib
 import math
 import warnings
-from dataclasses import replace
 from importlib.metadata import version
 
 import keras
@@ -38,6 +37,7 @@ class Call:
 
     Attributes:
         rows: n, of the inputs.
+        row_names: of a table, or None.
         paths: one for each point of the model's input.
         starts: resolved baselines.
         below: by leaf, those that were given as inputs of a layer that reads them.
@@ -60,11 +60,12 @@ class Call:
         self.rows = rows = len(leaves[0].array)
         self.arrays = [leaf.array for leaf in leaves]
         self.batch_size = oracle.batch_size
+        self.row_names = leaves[0].rows
         self.functions = targets.callables(target)
         self.columns = targets.resolve(target, oracle.outputs, oracle.several_outputs, rows)
         _refuse_integer_outputs(self.columns, oracle)
         self.paths = self._paths()
-        self.starts, self.below = starts.resolve(oracle, self.paths, structure, self.arrays, baseline)
+        self.starts, self.below = starts.resolve(oracle, self.paths, structure, leaves, baseline)
         self._refuse_loose_ends()
 
     def again(self, arrays, rows):
@@ -81,7 +82,8 @@ class Call:
         other.index = None
         other.base_value = self.base_value[rows]
         index = self.index[rows] if len(self.index) > 1 else self.index
-        other.columns = [replace(c, positions=index[:, j]) for j, c in enumerate(self.columns)]
+        other.columns = [c.of(rows, index[:, j]) for j, c in enumerate(self.columns)]
+        other.row_names = None if self.row_names is None else [self.row_names[i] for i in rows]
         return other
 
     def explanation(self, weights):
@@ -343,7 +345,8 @@ class Call:
         for rows, flat in self._outputs(n, self.load):
             for j, column in enumerate(self.columns):
                 if column.positions is None:
-                    index[rows, j] = flat[:, : self.oracle.outputs[0].size].argmax(1)
+                    choices = column.choices if len(column.choices) == 1 else column.choices[rows]
+                    index[rows, j] = choices[:, 0] + np.take_along_axis(flat, choices, 1).argmax(1)
             prediction[rows] = np.take_along_axis(flat, index[rows] if wide else index, 1)
         if not np.isfinite(prediction).all():
             bad = np.flatnonzero(~np.isfinite(prediction).all(1))
@@ -590,13 +593,44 @@ class Call:
     def _names(self):
         names = {"targets": [c.name for c in self.columns], "outputs": [x.name for x in self.oracle.outputs]}
         o = self.oracle
+        if self.row_names is not None:
+            names["rows"] = self.row_names
+        if self.predicted is not None:
+            names["predicted"] = self.predicted
         if o.by_name:
             own = [] if o.inner else [self.leaves[i].features for i in o.moving]
             if any(own):
                 names["features"] = self._by_name([*own, *(None for _ in o.readings)])
-        elif any(leaf.features for leaf in self.leaves):
-            names["features"] = self.pack([leaf.features for leaf in self.leaves])
+        else:
+            away = self._at_layers()
+            features = [None if i in away else leaf.features for i, leaf in enumerate(self.leaves)]
+            if any(features):
+                names["features"] = self.pack(features)
+            if away:
+                names["axes"] = self.pack([away.get(i) for i in range(len(self.leaves))])
         return names
+
+    def _at_layers(self):
+        """By leaf, the axes of values at a layer that are none of the input's: of all layers but Embeddings of ids."""
+        o, away = self.oracle, {}
+        for reading in o.readings:
+            leaf = reading.leaves[0]
+            row = self.arrays[leaf].shape[1:]
+            if not (o.holds_ids(leaf) and reading.shape[:-1] == row):
+                away[leaf] = [None] * len(reading.shape)
+        return away
+
+    @property
+    def predicted(self):
+        """The class that "predicted" stands for in each row and target, None for other targets, or None for none."""
+        if all(c.choices is None for c in self.columns):
+            return None
+        found = []
+        for j, c in enumerate(self.columns):
+            index = np.broadcast_to(self.index[:, j], self.rows)
+            first = None if c.choices is None else np.broadcast_to(c.choices[:, 0], self.rows)
+            found.append([None] * self.rows if first is None else (index - first).tolist())
+        return [list(row) for row in zip(*found, strict=True)] if targets.is_several(self.target) else found[0]
 
     def _provenance(self, weights):
         o, output = self.oracle, self.method.output
@@ -615,6 +649,7 @@ class Call:
             **({} if self.complete else {"complete": False}),
             **({} if self.cuts else {"cuts": False}),
             "output": output if output is None else str(getattr(output, "name", output)),
+            **({"predicted": self.predicted} if self.predicted is not None else {}),
             **({"explained": "before the final softmax or sigmoid"} if o.hidden else {}),
             **({"layers": layers} if layers else {}),
             **({"fixed": f} if (f := [n for n, r in zip(o.names, o.roles, strict=True) if r == "fixed"]) else {}),
@@ -644,7 +679,8 @@ def fingerprint(model):
 def _refuse_integer_outputs(columns, oracle):
     for column in columns:
         for output, dtype in zip(oracle.outputs, oracle.output_dtypes, strict=True):
-            inside = column.positions is None or output.start <= column.positions.flat[0] < output.start + output.size
+            positions = column.choices if column.positions is None else column.positions
+            inside = output.start <= positions.flat[0] < output.start + output.size
             if inside and not keras.backend.is_float_dtype(dtype):
                 raise ValueError(
                     f"Expected a differentiable output, received {dtype} from output {output.name!r} (as argmax or a "

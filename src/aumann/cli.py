@@ -160,6 +160,8 @@ def table(explanation, places=None):
     """
     from keras import tree
 
+    from aumann.explanation import INCOMPLETE
+
     places = list(np.ndindex(explanation.prediction.shape)) if places is None else places
     lines = [["row", "target", "prediction", "base value", "sum", "residual"]]
     for place in places[:SHOWN]:
@@ -169,7 +171,8 @@ def table(explanation, places=None):
         lines.append([str(place[0]), target, *(f"{x:.4g}" for x in numbers), f"{explanation.residual[place]:.1e}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(text + [f"… and {len(places) - SHOWN} more"] * (len(places) > SHOWN))
+    text += [f"… and {len(places) - SHOWN} more"] * (len(places) > SHOWN)
+    return "\n".join(text + [INCOMPLETE] * (not explanation.complete))
 
 
 @contextlib.contextmanager

@@ -38,6 +38,7 @@ class Leaf:
         role: "moves" along the path, is "fixed", or is "integer" until it is known whether an Embedding reads it.
         features: column names of a DataFrame, or None.
         declared: the dtype that the model declares for it, or None.
+        rows: names of the rows of a table, or None.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Leaf:
     role: str
     features: list | None = None
     declared: str | None = None
+    rows: list | None = None
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from aumann import inputs
+from aumann import inputs, tables
 from aumann.core import baselines
 
 
-def resolve(oracle, paths, structure, arrays, baseline):
+def resolve(oracle, paths, structure, leaves, baseline):
     """The starts of all paths of a call.
 
     Args:
         oracle: whose points they are: inputs that move, then what layers read.
         paths: one for each point, some of which have starts of their own.
         structure: of the inputs.
-        arrays: of each leaf (n, *row).
+        leaves: of the inputs, whose columns a table is matched with by name.
         baseline: as `explain` is given it.
 
     Returns:
@@ -22,7 +22,8 @@ def resolve(oracle, paths, structure, arrays, baseline):
     Raises:
         ValueError, TypeError: it does not fit the inputs.
     """
-    given, weights = _split(oracle, structure, arrays, baseline)
+    arrays = [leaf.array for leaf in leaves]
+    given, weights = _split(oracle, structure, leaves, baseline)
     rows, points, below = len(arrays[0]), [], {}
     for i in oracle.moving:
         value, is_set = given[i]
@@ -35,18 +36,18 @@ def resolve(oracle, paths, structure, arrays, baseline):
     return baselines.together(points, weights, rows), below
 
 
-def _split(oracle, structure, arrays, baseline):
+def _split(oracle, structure, leaves, baseline):
     """A (value, is_set) for each leaf, and the weights of a set."""
-    kind = inputs.packing(structure, len(arrays))
-    if hasattr(baseline, "columns") and hasattr(baseline, "to_numpy"):
-        baseline = baseline.to_numpy()
+    kind = inputs.packing(structure, len(leaves))
     if isinstance(structure, (list, tuple)) and kind == "leaf" and isinstance(baseline, (list, tuple)):
         kind = "list"
+    arrays = [tables.named(leaf.array, leaf.features) for leaf in leaves]
     given, weights = baselines.split(baseline, oracle.names, kind, arrays)
     clean = []
-    for (value, is_set), role, name in zip(given, oracle.roles, oracle.names, strict=True):
+    for (value, is_set), role, leaf in zip(given, oracle.roles, leaves, strict=True):
         if role != baselines.FIXED and not (np.isscalar(value) or value is None or callable(value)):
-            value, _ = inputs.to_array(value, f"the baseline of input {name!r}")
+            what = f"the baseline of input {leaf.name!r}"
+            value = inputs.by_name(value, what, leaf.features, leaf.rows, is_set)
         clean.append((value, is_set))
     return clean, weights
 

@@ -23,6 +23,8 @@ Each offers the same handful of functions:
     send(array)                       rows of a NumPy array as what is compiled takes them
     host(array)                       a tensor of the framework as a NumPy array
     owns(x)                           whether x is a tensor of the framework
+    symbolic(x)                       whether it is one of a function that is being traced, and has no numbers
+    staging()                         whether a function is being traced, inside of which nothing has numbers
     widest()                          the widest float it computes in as it is configured
     out_of_memory(error)              whether that is what the error says
     free()                            bytes of the device's memory that are free, None where it does not tell

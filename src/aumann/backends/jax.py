@@ -136,6 +136,14 @@ def owns(x):
     return isinstance(x, jax.Array)
 
 
+def symbolic(x):
+    return isinstance(x, jax.core.Tracer)
+
+
+def staging():
+    return isinstance(jax.numpy.zeros(()), jax.core.Tracer)
+
+
 def out_of_memory(error):
     return isinstance(error, MemoryError) or (
         isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)

@@ -237,6 +237,14 @@ def owns(x):
     return isinstance(x, (tf.Tensor, tf.Variable))
 
 
+def symbolic(x):
+    return tf.is_symbolic_tensor(x) if isinstance(x, tf.Tensor) else False
+
+
+def staging():
+    return not tf.executing_eagerly()
+
+
 def out_of_memory(error):
     return isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError))
 

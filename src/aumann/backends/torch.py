@@ -217,6 +217,14 @@ def owns(x):
     return isinstance(x, torch.Tensor)
 
 
+def symbolic(x):
+    return isinstance(x, torch.Tensor) and x.device.type == "meta"
+
+
+def staging():
+    return torch.compiler.is_compiling()
+
+
 def out_of_memory(error):
     """The allocator of the CPU has no exception of its own."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
