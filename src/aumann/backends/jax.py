@@ -5,6 +5,7 @@ import contextlib
 import jax
 import keras
 import numpy as np
+from jax.extend.core import jaxpr_as_fun
 
 from aumann.backends import Reads, copies, jax_secants, main_memory, tracing
 from aumann.backends.jax_secants import operate as operate
@@ -74,15 +75,27 @@ def secants(fn, points):
 
 
 def push(fn, points, directions):
-    """Forward mode; where a function has a gradient of its own and nothing else, the pull's, which is linear."""
-    try:
+    """Forward mode; where a function has a backward of its own and no forward, the transpose of the pull."""
+
+    def forward(points, directions):
         return jax.jvp(fn, (points,), (directions,))
-    except (TypeError, ValueError) as error:
-        if "custom_vjp" not in str(error):
-            raise
+
+    closed, shape = jax.make_jaxpr(forward, return_shape=True)(points, directions)
+    if not _calls(closed.jaxpr, "custom_lin"):
+        found = jaxpr_as_fun(closed)(*jax.tree.leaves((points, directions)))
+        return jax.tree.unflatten(jax.tree.structure(shape), found)
     values, pull = jax.vjp(fn, points)
     _, along = jax.vjp(lambda slopes: pull(slopes)[0], [jax.numpy.zeros_like(y) for y in values])
     return values, along(directions)[0]
+
+
+def _calls(jaxpr, name):
+    """Whether an operation of that name is anywhere in a jaxpr."""
+    inside = [v for e in jaxpr.eqns for p in e.params.values() for v in (p if isinstance(p, (list, tuple)) else [p])]
+    bodies = [getattr(v, "jaxpr", v) for v in inside]
+    return any(e.primitive.name == name for e in jaxpr.eqns) or any(
+        _calls(body, name) for body in bodies if hasattr(body, "eqns")
+    )
 
 
 def kinked(fn, points, variables):
