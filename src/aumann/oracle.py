@@ -83,7 +83,7 @@ class Oracle:
         self.readings, self.inner, self.repeats = [], [], False
         self.hidden, self.neurons, self._dtypes = False, None, {}
         first = [self._feed(i, leaf.array[:1]) for i, leaf in enumerate(leaves)]
-        self.lookups, self.places = lookups(model), places
+        self.lookups, self.places, self._given = lookups(model), places, first
         found = self.lookups if places is None else places
         if found:
             self._find_readings(found, first, leaves)
@@ -240,7 +240,7 @@ class Oracle:
         if all(g is None for column in columns for g in column):
             for i in self.moving:
                 if self.kinds[i] in "iu":
-                    raise TypeError(no_embedding(self.names[i]))
+                    raise TypeError(self.no_embedding(i))
             raise ValueError(
                 _not_differentiable("an output that depends on no input through differentiable operations")
             )
@@ -524,11 +524,39 @@ class Oracle:
                     "choose one layer with layer=."
                 )
 
+    def no_embedding(self, i):
+        """What to say of an integer input that no gradient reaches, and what to do about it."""
+        name, found = self.names[i], []
+        layers = [Place(x, name=x.name) for x in operations(self.model)]
+
+        def look(leaves):
+            seen = {Place(p.layer, side): [] for p in layers for side in ("input", "output")}
+            self._call(leaves, seen=seen)
+            for p in layers:
+                fed, made = (seen[Place(p.layer, side)] for side in ("input", "output"))
+                floats = [ops.is_tensor(y) and keras.backend.is_float_dtype(_dtype(y)) for y in made]
+                if floats and all(floats) and not any(p == r.place for r in self.readings):
+                    whole = all(ops.is_tensor(x) and not keras.backend.is_float_dtype(_dtype(x)) for x in fed)
+                    found.append((not whole, len(found), p.name))
+
+        with self.backend.inference(self.model):
+            self.backend.trace(look, self._given)
+        advice = ["explain a function of the floats that the model makes of it, as a one-hot code"]
+        if found:
+            advice = [f"name the layer that makes floats of it, as layer={min(found)[2]!r}"]
+        if len(self.names) > 1:
+            advice.append(f'hold it still with baseline={{{name!r}: "fixed"}}')
+        advice = ", or ".join(advice)
+        return (
+            f"Expected an Embedding to read the integer input {name!r}, received a model in which none does, so no path "
+            f"leads to it. {advice[0].upper()}{advice[1:]}."
+        )
+
     def _settle_integers(self, leaves):
         """Integers that no layer reads are features like any other, unless the model declares them to be integers."""
         for i, leaf in enumerate(leaves):
             if self.roles[i] == "integer" and leaf.declared and not keras.backend.is_float_dtype(leaf.declared):
-                raise TypeError(no_embedding(leaf.name))
+                raise TypeError(self.no_embedding(i))
             if self.roles[i] == "integer":
                 self.roles[i] = "moves"
 
@@ -735,14 +763,6 @@ def _variants(array):
 
 def _neighbour(x):
     return ~x if x.dtype.kind == "b" else np.where(x > 0, x - 1, x + 1).astype(x.dtype)
-
-
-def no_embedding(name):
-    return (
-        f"Expected an Embedding to read the integer input {name!r}, received a model in which none does, so no path "
-        "leads to it. Name the layer that reads it with layer=, or hold it still with "
-        f'baseline={{{name!r}: "fixed"}}.'
-    )
 
 
 def _not_differentiable(received):
