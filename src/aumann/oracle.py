@@ -80,6 +80,7 @@ class Oracle:
         self.variables = list(model.variables) if isinstance(model, keras.Layer) else []
         self.arguments = calling_convention(model, structure)
         self.activations = activations(model) if output == "logits" and isinstance(model, keras.Layer) else []
+        self.outside = self.backend.outside(operations(model))
         self.readings, self.inner, self.repeats = [], [], False
         self.hidden, self.neurons, self._dtypes = False, None, {}
         first = [self._feed(i, leaf.array[:1]) for i, leaf in enumerate(leaves)]
@@ -157,6 +158,7 @@ class Oracle:
 
         try:
             with (
+                intercepted(self.outside),
                 intercepted(units or {}),
                 intercepted(visited({*seen, *(p for p, _ in (*given, *added))}, visit)),
                 intercepted(dict.fromkeys(self.activations, remember)),

@@ -5,7 +5,9 @@ import contextlib
 import jax
 import keras
 import numpy as np
+from jax.dtypes import canonicalize_dtype
 from jax.extend.core import jaxpr_as_fun
+from keras.src.utils.backend_utils import TFGraphScope
 
 from aumann.backends import Reads, copies, jax_secants, main_memory, tracing
 from aumann.backends.jax_secants import operate as operate
@@ -143,6 +145,30 @@ def on(device, kept):
 def lookups(layers):
     """Keras has its own."""
     return []
+
+
+# Of Keras, they compute with TensorFlow on every backend, which no trace of JAX can follow.
+OUTSIDE = keras.layers.IntegerLookup, keras.layers.Hashing, keras.layers.HashedCrossing
+
+
+def outside(layers):
+    return {(layer, "call"): _on_host for layer in layers if isinstance(layer, OUTSIDE)}
+
+
+def _on_host(original, *args, **kwargs):
+    """What ids are looked up, by a callback: no gradient passes there."""
+    flat, shape = jax.tree.flatten((args, kwargs))
+    if not any(isinstance(x, jax.core.Tracer) for x in flat):
+        return original(*args, **kwargs)
+
+    def look_up(*arrays):
+        args, kwargs = jax.tree.unflatten(shape, map(np.asarray, arrays))
+        with TFGraphScope():  # what it makes stays a tensor of TensorFlow: a callback must not call JAX
+            return jax.tree.map(lambda y: np.asarray(y, canonicalize_dtype(y.dtype.name)), original(*args, **kwargs))
+
+    blank = [np.zeros(np.shape(x), x.dtype if hasattr(x, "dtype") else None) for x in flat]
+    specs = jax.tree.map(lambda y: jax.ShapeDtypeStruct(y.shape, y.dtype), look_up(*blank))
+    return jax.pure_callback(look_up, specs, *flat)
 
 
 def send(array):
