@@ -62,7 +62,7 @@ def find(oracle, places, first, variants, lookups):
     dropped = calls.behind(looked_up)
     if oracle.places is None:  # of a layer that was named, other calls may be meant
         dropped |= calls.fed_numbers([c for c in looked_up if c not in dropped])
-    return [Reading(*c, *row_of(c[0], calls.kinds[c]), *found[c]) for c in found if c not in dropped]
+    return [Reading(*c, *row_of(c[0], calls.kind(c)), *found[c]) for c in found if c not in dropped]
 
 
 class _Calls:
@@ -70,7 +70,7 @@ class _Calls:
 
     def __init__(self, oracle, places, first):
         self.oracle, self.places, self.first = oracle, places, first
-        self.kinds = {}  # (place, call) -> shape and dtype of what passes there, or None
+        self._dtypes = {}  # (place, call) -> of what passes there, None if that is no tensor
         self._sizes = []  # of each call, how many tensors its first argument holds, and what passes the place
         self._passing = oracle.backend.compile(self._record, oracle.variables)
         with oracle.backend.inference(oracle.model):
@@ -80,10 +80,10 @@ class _Calls:
         inputs = {Place(p.layer, "input"): [] for p in self.places}
         seen = {p: [] for p in self.places} | inputs
         self.oracle._call(leaves, seen=seen)
-        self.kinds, self._sizes, flat = {}, [], []
+        self._dtypes, self._sizes, flat = {}, [], []
         for p in self.places:
             for k, (fed, y) in enumerate(zip(seen[Place(p.layer, "input")], seen[p], strict=True)):
-                self.kinds[p, k] = (y.shape, standardize_dtype(y.dtype)) if ops.is_tensor(y) else None
+                self._dtypes[p, k] = standardize_dtype(y.dtype) if ops.is_tensor(y) else None
                 parts = [_tensors(fed), _tensors(y)]  # y too: a layer may have more than one argument
                 self._sizes.append([len(xs) for xs in parts])
                 flat += [x for xs in parts for x in xs]
@@ -93,7 +93,11 @@ class _Calls:
         """{call: (arrays in its first argument, arrays that pass the place)}."""
         found = iter([self._host(x) for x in self._passing([ops.convert_to_tensor(x) for x in leaves])])
         parts = [[list(itertools.islice(found, n)) for n in sizes] for sizes in self._sizes]
-        return dict(zip(self.kinds, parts, strict=True))
+        return dict(zip(self._dtypes, parts, strict=True))
+
+    def kind(self, call):
+        """Shape and dtype of what passes the place of a call, or None if that is no tensor."""
+        return self._dtypes[call] and (self.base[call][1][0].shape, self._dtypes[call])
 
     def _host(self, x):
         return self.oracle.backend.host(x)

@@ -9,8 +9,8 @@ from aumann.core.baselines import FIXED
 from aumann.oracle import Leaf
 
 
-def to_array(x, what):
-    """One array-like as a host array and its column names; `what` it is called in a message.
+def to_array(x, what, text=False):
+    """One array-like as a host array and its column names; `what` it is called in a message, `text` if it may be that.
 
     Raises:
         ValueError, TypeError: it is ragged or not numeric.
@@ -35,6 +35,8 @@ def to_array(x, what):
         ) from error
     if array.dtype.name == "bfloat16":
         array = array.astype("float32")
+    if text and array.dtype.kind in "OU":
+        return array.astype(str), features
     if array.dtype.kind not in "biuf":
         raise TypeError(
             f"Expected numbers for {what}, received dtype {array.dtype}. Encode text and categories as numbers "
@@ -69,7 +71,7 @@ def read(model, inputs, fixed):
             )
         inputs = {k: inputs[[k]] for k in model._inputs_struct}
     if isinstance(inputs, (list, tuple)) and any(np.isscalar(x) for x in tree.flatten(inputs)):
-        inputs, _ = to_array(inputs, "the inputs")
+        inputs, _ = to_array(inputs, "the inputs", any(map(_is_text, declared.values())))
     flat = tree.flatten_with_path(inputs)
     if not flat:
         raise ValueError("Expected inputs, received an empty structure. Give an array, or a list or dict of arrays.")
@@ -78,7 +80,7 @@ def read(model, inputs, fixed):
     for i, ((path, x), spec) in enumerate(zip(flat, specs, strict=True)):
         name = "/".join(map(str, path)) if path and not isinstance(path[-1], int) else None
         name = name or (spec.name if spec is not None else "input" + "".join(f"_{p}" for p in path))
-        array, features = to_array(x, f"input {name!r}")
+        array, features = to_array(x, f"input {name!r}", _is_text(spec))
         array = _check(array, spec, name)
         kind = array.dtype.kind
         role = FIXED if kind == "b" or fixed(i, name) else "moves" if kind == "f" else "integer"
@@ -101,6 +103,10 @@ def declared_inputs(model):
     if isinstance(structure, dict):
         return dict(structure)
     return {t.name: t for t in model.inputs}
+
+
+def _is_text(spec):
+    return spec is not None and spec.dtype == "string"
 
 
 def _match(declared, inputs, paths):
@@ -152,7 +158,7 @@ def _check(array, spec, name):
                 f"Expected finite inputs, received NaN or infinity in input {name!r}, rows {brief(bad)}. "
                 "Impute or drop them."
             )
-    if spec is not None and not keras.backend.is_float_dtype(spec.dtype):
+    if spec is not None and not keras.backend.is_float_dtype(spec.dtype) and array.dtype.kind != "U":
         cast = array.astype(spec.dtype)
         if (cast != array).any():
             raise TypeError(

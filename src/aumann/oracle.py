@@ -433,7 +433,7 @@ class Oracle:
 
     def holds_ids(self, leaf):
         """Whether an input holds ids, which do not move themselves."""
-        return self.kinds[leaf] in "iu" or any(r.place in self.lookups for r in self.readings if leaf in r.leaves)
+        return self.kinds[leaf] in "iuU" or any(r.place in self.lookups for r in self.readings if leaf in r.leaves)
 
     def load_one(self, leaf, array):
         """Rows of one of the arrays on the device."""
@@ -471,7 +471,8 @@ class Oracle:
 
     def _find_readings(self, places, first, leaves):
         """Which calls of some layers move in place of the inputs that they read; these do not move themselves."""
-        variants = [[self._feed(i, x) for x in _variants(leaf.array)] for i, leaf in enumerate(leaves)]
+        layers = operations(self.model)
+        variants = [[self._feed(i, x) for x in _variants(leaf.array, layers)] for i, leaf in enumerate(leaves)]
         self.readings = embedding_inputs.find(self, places, first, variants, self.lookups)
         self._dtypes = {(r.place, r.call): r.dtype for r in self.readings}
         for i in {i for r in self.readings for i in r.leaves}:
@@ -548,9 +549,9 @@ class Oracle:
             advice = [f"name the layer that makes floats of it, as layer={min(found)[2]!r}"]
         if len(self.names) > 1:
             advice.append(f'hold it still with baseline={{{name!r}: "fixed"}}')
-        advice = ", or ".join(advice)
+        advice, kind = ", or ".join(advice), "text" if self.kinds[i] == "U" else "integer"
         return (
-            f"Expected an Embedding to read the integer input {name!r}, received a model in which none does, so no path "
+            f"Expected an Embedding to read the {kind} input {name!r}, received a model in which none does, so no path "
             f"leads to it. {advice[0].upper()}{advice[1:]}."
         )
 
@@ -756,11 +757,15 @@ def elsewhere(leaves, which):
     return [_neighbour(x) if i in which else x for i, x in enumerate(leaves)]
 
 
-def _variants(array):
+def _variants(array, layers):
     """Rows of other, equally valid, values, beginning with what is likeliest to be read differently."""
-    row = array[:1]
+    row, others = array[:1], [array[k : k + 1] for k in range(1, min(4, len(array)))]
+    if array.dtype.kind == "U":
+        known = [x.get_vocabulary() for x in layers if hasattr(x, "get_vocabulary")]
+        words = ["", *(word for all_of_it in known for word in (*all_of_it[-3:], " ".join(map(str, all_of_it[-9:]))))]
+        return [np.full_like(row, word, dtype=f"U{max(1, len(str(word)))}") for word in words] + others
     smaller = [row // 2, 0 * row] if array.dtype.kind in "iu" else []
-    return [_neighbour(row), *smaller, *(array[k : k + 1] for k in range(1, min(4, len(array))))]
+    return [_neighbour(row), *smaller, *others]
 
 
 def _neighbour(x):

@@ -80,7 +80,10 @@ def _read(oracle, k, reading, arrays, given):
                 f"Expected integer token ids as the baseline of input {oracle.names[i]!r}, received dtype "
                 f"{array.dtype}. Give ids, or an array of the layer's own shape {reading.shape}."
             )
-        fed[i] = baselines.broadcast(value, is_set, row, rows, oracle.names[i])
+        texts, codes = np.unique(array, return_inverse=True) if oracle.kinds[i] == "U" else (None, value)
+        fed[i] = baselines.broadcast(codes, is_set, row, rows, oracle.names[i])
+        if texts is not None:
+            fed[i] = texts[fed[i]]
     n, m = np.broadcast_shapes(*(start.shape[:2] for start in fed.values()))
     n = rows if reading.mixed else n
     out = np.empty((n * m, *reading.shape), oracle.dtype)
@@ -88,7 +91,9 @@ def _read(oracle, k, reading, arrays, given):
         leaves = [x[pairs // m] for x in arrays]
         for i, start in fed.items():
             full = np.broadcast_to(start, (n, m, *leaves[i].shape[1:]))
-            leaves[i] = full[pairs // m, pairs % m].astype(leaves[i].dtype)
+            leaves[i] = full[pairs // m, pairs % m]
+            if oracle.kinds[i] != "U":  # whose dtype is a length
+                leaves[i] = leaves[i].astype(arrays[i].dtype)
         out[pairs[:real]] = oracle.backend.host(oracle.load(leaves)[0][k])[:real]
     return out.reshape(n, m, *reading.shape), {i: start for i, start in fed.items() if not oracle.holds_ids(i)}
 
