@@ -17,7 +17,7 @@ from aumann.core import baselines, engine, paths, refinement, targets
 from aumann.core.rules import Rule, gauss_legendre, trapezoid
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation
-from aumann.oracle import elsewhere, no_embedding
+from aumann.oracle import elsewhere
 from aumann.progress import Tally, reporter
 
 LEAST_EVALUATIONS = 9  # of the first two sums of secants
@@ -416,7 +416,7 @@ class Call:
             for rows, flat in self._outputs(self.rows, load):
                 own = index if len(index) == 1 else index[rows]
                 if (np.take_along_axis(flat, own, 1) != prediction[rows]).any():
-                    raise TypeError(no_embedding(self.oracle.names[i]))
+                    raise TypeError(self.oracle.no_embedding(i))
 
     def _refuse_steps(self, found):
         """An output that changes on a path where no gradient is found, however closely one looks, is made of steps."""

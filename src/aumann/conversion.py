@@ -7,13 +7,15 @@ import numpy as np
 
 from aumann import backends, tables
 
-NUMBERS = "biuf"
+NUMBERS, TEXT = "biuf", "SU"  # kinds of dtypes
 WIDEST = {"b": bool, "i": np.int64, "u": np.uint64, "f": np.float64}
 ENCODE = "Encode text and categories as numbers first, and give every column one numeric type."
 
 
-def to_array(x, what):
+def to_array(x, what, text=False):
     """One array-like as a host array, and the names of its columns where it is a table; `what` it is called.
+
+    With `text`, it may hold that.
 
     Raises:
         ValueError, TypeError: it is ragged, not numeric, or holds no numbers in memory.
@@ -21,7 +23,7 @@ def to_array(x, what):
     _refuse(x, what)
     names = tables.columns(x)
     if names is not None and not isinstance(x, tables.NamedArray) and not hasattr(x, "dims"):
-        return _table(x, names, what), names
+        return _table(x, names, what, text), names
     backend, kind = backends.active(), type(x).__name__
     try:
         if hasattr(x, "iloc"):
@@ -43,7 +45,8 @@ def to_array(x, what):
         ) from error
     if array.dtype.name.startswith(("bfloat16", "float8_", "float6_", "float4_")):
         array = array.astype("float32")
-    if array.dtype.kind not in NUMBERS:
+    array = _as_text(array) if text else array
+    if array.dtype.kind not in NUMBERS + (TEXT if text else ""):
         raise TypeError(f"Expected numbers for {what}, received dtype {array.dtype}. {_encoding(array)}")
     return array, names
 
@@ -84,13 +87,22 @@ def by_name(x, what, columns=None, labels=None, is_set=False):
 # ---- tables --------------------------------------------------------------------------------------------------------
 
 
-def _table(x, names, what):
+def _as_text(array):
+    """Strings that are kept as objects, as strings."""
+    if array.dtype.kind != "O" or not all(isinstance(v, (str, bytes)) for v in array.flat):
+        return array
+    return np.array(array.tolist()).reshape(array.shape)
+
+
+def _table(x, names, what, text=False):
     """The numbers of a table, (rows, columns), of one dtype that holds those of all its columns."""
     types = list(x.dtypes) if hasattr(x, "iloc") else [None]
     if types and all(isinstance(t, np.dtype) and t.kind in NUMBERS for t in types):
         return x.to_numpy(dtype=np.result_type(*types))
-    parts = [_column(s) for s in tables.series(x)]
-    wrong = {n: p for n, p in zip(names, parts, strict=True) if p.dtype.kind not in NUMBERS or p.ndim != 1}
+    parts, kinds = [_column(s) for s in tables.series(x)], NUMBERS
+    if text and parts and all(_as_text(part).dtype.kind in TEXT for part in parts):
+        parts, kinds = list(map(_as_text, parts)), TEXT
+    wrong = {n: p for n, p in zip(names, parts, strict=True) if p.dtype.kind not in kinds or p.ndim != 1}
     if wrong:
         said = ", ".join(f"{name!r} ({_kind(x, name, part)})" for name, part in list(wrong.items())[:8])
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""

@@ -33,7 +33,7 @@ def read(model, inputs, fixed):
     if tables.columns(inputs) is not None:
         inputs = _cut(inputs, declared, model)
     if isinstance(inputs, (list, tuple)) and any(np.isscalar(x) for x in tree.flatten(inputs)):
-        inputs, _ = to_array(inputs, "the inputs")
+        inputs, _ = to_array(inputs, "the inputs", any(map(_is_text, declared.values())))
     flat = tree.flatten_with_path(inputs)
     if not flat:
         raise ValueError("Expected inputs, received an empty structure. Give an array, or a list or dict of arrays.")
@@ -43,7 +43,7 @@ def read(model, inputs, fixed):
     for i, ((path, x), spec) in enumerate(zip(flat, specs, strict=True)):
         name = "/".join(map(str, path)) if path and not isinstance(path[-1], int) else None
         name = name or (spec.name if spec is not None else "input" + "".join(f"_{p}" for p in path))
-        array, features = to_array(x, f"input {name!r}")
+        array, features = to_array(x, f"input {name!r}", _is_text(spec))
         if array.dtype.kind == "b" and (features is not None or tables.is_row(x)) and _as_features(spec, len(flat)):
             array = array.astype("float32")  # indicators, as pandas.get_dummies makes them
         array = _check(array, spec, name)
@@ -143,6 +143,10 @@ def _row_names(arrays):
     return found
 
 
+def _is_text(spec):
+    return spec is not None and spec.dtype == "string"
+
+
 def _match(declared, inputs, paths):
     """The declared tensor behind each leaf, or None."""
     if not declared:
@@ -192,7 +196,7 @@ def _check(array, spec, name):
                 f"Expected finite inputs, received NaN or infinity in input {name!r}, rows {brief(bad)}. "
                 "Impute or drop them."
             )
-    if spec is not None and not keras.backend.is_float_dtype(spec.dtype):
+    if spec is not None and not keras.backend.is_float_dtype(spec.dtype) and array.dtype.kind != "U":
         cast = array.astype(spec.dtype)
         if (cast != array).any():
             raise TypeError(

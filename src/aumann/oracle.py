@@ -6,7 +6,6 @@ read at an Embedding, and what the outputs look like; after that it only evaluat
 
 import functools
 import inspect
-import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -15,14 +14,14 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from aumann import backends
+from aumann import backends, embedding_inputs
 from aumann.core import engine
-from aumann.core.baselines import FIXED
 from aumann.core.credits import slope
 from aumann.core.pace import Pace, Room
 from aumann.core.paths import chorded, moving
 from aumann.core.secant import following
 from aumann.core.targets import Output
+from aumann.embedding_inputs import Reading, row_of
 from aumann.intercept import Place, intercepted, visited
 from aumann.running import Running
 from aumann.units import handlers as units_of
@@ -47,26 +46,6 @@ class Leaf:
     features: list | None = None
     declared: str | None = None
     rows: list | None = None
-
-
-@dataclass(frozen=True)
-class Reading:
-    """One call of a layer, at whose output or input F is differentiated.
-
-    Attributes:
-        place: the layer's output or input.
-        call: which of its calls.
-        shape, dtype: of one row of what passes there.
-        leaves: the inputs it is made of that would move along the path if it did not.
-        mixed: whether it is made of inputs that are held still, besides.
-    """
-
-    place: Place
-    call: int
-    shape: tuple
-    dtype: str
-    leaves: tuple = ()
-    mixed: bool = False
 
 
 class TooLarge(MemoryError):
@@ -103,12 +82,14 @@ class Oracle:
         self.variables = list(model.variables) if isinstance(model, keras.Layer) else []
         self.arguments = calling_convention(model, structure)
         self.activations = activations(model) if output == "logits" and isinstance(model, keras.Layer) else []
+        self.outside = self.backend.outside(operations(model))
         self.readings, self.inner, self.repeats = [], [], False
         self.hidden, self.neurons, self._dtypes = False, None, {}
         first = [self._feed(i, leaf.array[:1]) for i, leaf in enumerate(leaves)]
-        found = [Place(e, name=e.name) for e in embeddings(model)] if places is None else places
+        self.lookups, self.places, self._given = lookups(model), places, first
+        found = self.lookups if places is None else places
         if found:
-            self._find_readings(found, first)
+            self._find_readings(found, first, leaves)
         if places is not None:
             _refuse_unread(places, self.readings)
         named = {r.place for r in self.readings} if places is not None else ()
@@ -162,7 +143,8 @@ class Oracle:
                 counts = {self.output: self.neurons}
 
         def visit(place, k, make):
-            y = ops.cast(given[place, k], self._dtypes[place, k]) if (place, k) in given else make()
+            y = given[place, k] if (place, k) in given else make()
+            y = ops.cast(y, self._dtypes[place, k]) if (place, k) in given and (place, k) in self._dtypes else y
             if (place, k) in added:
                 y = y + ops.cast(added[place, k], _dtype(y))
             if place in seen:
@@ -178,6 +160,7 @@ class Oracle:
 
         try:
             with (
+                intercepted(self.outside),
                 intercepted(units or {}),
                 intercepted(visited({*seen, *(p for p, _ in (*given, *added))}, visit)),
                 intercepted(dict.fromkeys(self.activations, remember)),
@@ -261,7 +244,7 @@ class Oracle:
         if all(g is None for column in columns for g in column):
             for i in self.moving:
                 if self.kinds[i] in "iu":
-                    raise TypeError(no_embedding(self.names[i]))
+                    raise TypeError(self.no_embedding(i))
             raise ValueError(
                 _not_differentiable("an output that depends on no input through differentiable operations")
             )
@@ -452,8 +435,7 @@ class Oracle:
 
     def holds_ids(self, leaf):
         """Whether an input holds ids, which do not move themselves."""
-        readers = [r.place.layer for r in self.readings if leaf in r.leaves]
-        return self.kinds[leaf] in "iu" or any(isinstance(x, keras.layers.Embedding) for x in readers)
+        return self.kinds[leaf] in "iuU" or any(r.place in self.lookups for r in self.readings if leaf in r.leaves)
 
     def load_one(self, leaf, array):
         """Rows of one of the arrays on the device."""
@@ -489,48 +471,12 @@ class Oracle:
 
     # ---- looking at the model once -----------------------------------------------------------------------------
 
-    def _find_readings(self, places, first):
-        """Which leaves each call of a layer reads, found by changing the leaves one at a time."""
-        kinds = {}
-
-        def inputs(leaves):
-            befores = {Place(p.layer, "input"): [] for p in places}
-            seen = {p: [] for p in places} | befores
-            self._call(leaves, seen=seen)
-            for p in places:
-                kinds[p] = [(y.shape, _dtype(y)) if ops.is_tensor(y) else None for y in seen[p]]
-            taken = [
-                [x for x in tree.flatten(passed) if ops.is_tensor(x)]  # an output too: a layer has more than one input
-                for p in places
-                for passed in zip(seen[Place(p.layer, "input")], seen[p], strict=True)
-            ]
-            kinds[None] = [len(xs) for xs in taken]
-            return [x for xs in taken for x in xs]
-
-        compiled = self.backend.compile(inputs, self.variables)
-
-        def ask(leaves):
-            found = iter([self.backend.host(x) for x in compiled([ops.convert_to_tensor(x) for x in leaves])])
-            return [list(itertools.islice(found, n)) for n in kinds[None]]
-
-        with self.backend.inference(self.model):
-            base = ask(first)
-            changed = [
-                [
-                    not all(map(np.array_equal, before, after))
-                    for before, after in zip(base, ask(elsewhere(first, [i])), strict=True)
-                ]
-                for i in range(len(first))
-            ]
-        calls = [(p, k) for p in places for k in range(len(kinds[p]))]
-        for c, (place, k) in enumerate(calls):
-            feeding = [i for i in range(len(first)) if changed[i][c]]
-            readers = tuple(i for i in feeding if self.roles[i] != FIXED)
-            if not readers:
-                continue
-            shape, dtype = _row(place, kinds[place][k])
-            self.readings.append(Reading(place, k, shape, dtype, readers, len(feeding) > len(readers)))
-            self._dtypes[place, k] = dtype
+    def _find_readings(self, places, first, leaves):
+        """Which calls of some layers move in place of the inputs that they read; these do not move themselves."""
+        layers = operations(self.model)
+        variants = [[self._feed(i, x) for x in _variants(leaf.array, layers)] for i, leaf in enumerate(leaves)]
+        self.readings = embedding_inputs.find(self, places, first, variants, self.lookups)
+        self._dtypes = {(r.place, r.call): r.dtype for r in self.readings}
         for i in {i for r in self.readings for i in r.leaves}:
             self.roles[i] = "read"
 
@@ -541,7 +487,7 @@ class Oracle:
             self._call(leaves, seen=seen)
             for p in places:
                 for k, y in enumerate(seen[p]):
-                    self.inner.append(Reading(p, k, *_row(p, (y.shape, _dtype(y)) if ops.is_tensor(y) else None)))
+                    self.inner.append(Reading(p, k, *row_of(p, (y.shape, _dtype(y)) if ops.is_tensor(y) else None)))
             return []
 
         with self.backend.inference(self.model):
@@ -583,11 +529,39 @@ class Oracle:
                     "choose one layer with layer=."
                 )
 
+    def no_embedding(self, i):
+        """What to say of an integer input that no gradient reaches, and what to do about it."""
+        name, found = self.names[i], []
+        layers = [Place(x, name=x.name) for x in operations(self.model)]
+
+        def look(leaves):
+            seen = {Place(p.layer, side): [] for p in layers for side in ("input", "output")}
+            self._call(leaves, seen=seen)
+            for p in layers:
+                fed, made = (seen[Place(p.layer, side)] for side in ("input", "output"))
+                floats = [ops.is_tensor(y) and keras.backend.is_float_dtype(_dtype(y)) for y in made]
+                if floats and all(floats) and not any(p == r.place for r in self.readings):
+                    whole = all(ops.is_tensor(x) and not keras.backend.is_float_dtype(_dtype(x)) for x in fed)
+                    found.append((not whole, len(found), p.name))
+
+        with self.backend.inference(self.model):
+            self.backend.trace(look, self._given)
+        advice = ["explain a function of the floats that the model makes of it, as a one-hot code"]
+        if found:
+            advice = [f"name the layer that makes floats of it, as layer={min(found)[2]!r}"]
+        if len(self.names) > 1:
+            advice.append(f'hold it still with baseline={{{name!r}: "fixed"}}')
+        advice, kind = ", or ".join(advice), "text" if self.kinds[i] == "U" else "integer"
+        return (
+            f"Expected an Embedding to read the {kind} input {name!r}, received a model in which none does, so no path "
+            f"leads to it. {advice[0].upper()}{advice[1:]}."
+        )
+
     def _settle_integers(self, leaves):
         """Integers that no layer reads are features like any other, unless the model declares them to be integers."""
         for i, leaf in enumerate(leaves):
             if self.roles[i] == "integer" and leaf.declared and not keras.backend.is_float_dtype(leaf.declared):
-                raise TypeError(no_embedding(leaf.name))
+                raise TypeError(self.no_embedding(i))
             if self.roles[i] == "integer":
                 self.roles[i] = "moves"
 
@@ -689,8 +663,10 @@ def parts(node):
     return list({id(op): op for op in inner if not isinstance(op, keras.layers.InputLayer)}.values())
 
 
-def embeddings(model):
-    return [layer for layer in operations(model) if isinstance(layer, keras.layers.Embedding)]
+def lookups(model):
+    """The outputs of every layer that looks up vectors for ids: Embeddings of Keras, and the framework's own."""
+    own = [Place(x, name=x.name) for x in operations(model) if isinstance(x, keras.layers.Embedding)]
+    return own + [Place(x, name=name) for name, x in backends.active().lookups([model, *operations(model)])]
 
 
 def activations(model):
@@ -745,28 +721,16 @@ def calling_convention(model, structure):
 
 
 def labels(places):
-    """A name for each place of a list, in which a place stands once for each call."""
-    calls = Counter()
-    found = []
+    """A name for each place of a list, in which a place stands once for each call; places may share a name."""
+    names, calls, found = Counter(p.name for p in places), Counter(), []
     for p in places:
-        found.append(f"{p.name}[{calls[p]}]" if places.count(p) > 1 else p.name)
-        calls[p] += 1
+        found.append(f"{p.name}[{calls[p.name]}]" if names[p.name] > 1 else p.name)
+        calls[p.name] += 1
     return found
 
 
 def _at(readings, tensors):
     return {(r.place, r.call): x for r, x in zip(readings, tensors, strict=True)}
-
-
-def _row(place, kind):
-    """Shape and dtype of one row of what passes a place."""
-    shape, dtype = kind or (None, None)
-    if kind is None or not len(shape) or shape[0] != 1 or not keras.backend.is_float_dtype(dtype):
-        raise ValueError(
-            f"Expected one tensor of floats with a row for each row at the {place.side} of layer {place.name!r}; "
-            f"received shape {shape} of {dtype}. Choose a layer before or after it."
-        )
-    return tuple(shape[1:]), dtype
 
 
 def _refuse_unread(places, readings):
@@ -795,16 +759,19 @@ def elsewhere(leaves, which):
     return [_neighbour(x) if i in which else x for i, x in enumerate(leaves)]
 
 
+def _variants(array, layers):
+    """Rows of other, equally valid, values, beginning with what is likeliest to be read differently."""
+    row, others = array[:1], [array[k : k + 1] for k in range(1, min(4, len(array)))]
+    if array.dtype.kind == "U":
+        known = [x.get_vocabulary() for x in layers if hasattr(x, "get_vocabulary")]
+        words = ["", *(word for all_of_it in known for word in (*all_of_it[-3:], " ".join(map(str, all_of_it[-9:]))))]
+        return [np.full_like(row, word, dtype=f"U{max(1, len(str(word)))}") for word in words] + others
+    smaller = [row // 2, 0 * row] if array.dtype.kind in "iu" else []
+    return [_neighbour(row), *smaller, *others]
+
+
 def _neighbour(x):
     return ~x if x.dtype.kind == "b" else np.where(x > 0, x - 1, x + 1).astype(x.dtype)
-
-
-def no_embedding(name):
-    return (
-        f"Expected an Embedding to read the integer input {name!r}, received a model in which none does, so no path "
-        "leads to it. Name the layer that reads it with layer=, or hold it still with "
-        f'baseline={{{name!r}: "fixed"}}.'
-    )
 
 
 def _not_differentiable(received):

@@ -20,6 +20,8 @@ Each offers the same handful of functions:
     devices()                         names of the devices there are, such as "gpu:0", those the framework prefers first
     on(device, kept)                  a context of one thread: tensors land on a device, and what is compiled reads
                                       copies of the variables there, which `kept`, a dict, holds on to
+    lookups(layers)                   (path, module) of the framework's own modules inside that look up vectors for ids
+    outside(layers)                   handlers for `intercepted` of those that cannot be compiled with the rest
     send(array)                       rows of a NumPy array as what is compiled takes them
     host(array)                       a tensor of the framework as a NumPy array
     owns(x)                           whether x is a tensor of the framework

@@ -221,6 +221,16 @@ def on(device, kept):
         yield
 
 
+def lookups(layers):
+    """Keras has its own."""
+    return []
+
+
+def outside(layers):
+    """Everything that Keras has runs where the rest does."""
+    return {}
+
+
 def send(array):
     return tf.convert_to_tensor(array)
 

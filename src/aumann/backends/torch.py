@@ -103,7 +103,9 @@ def push(fn, points, directions):
     try:
         with _one_level, forward_ad.dual_level():
             pairs = [forward_ad.unpack_dual(y) for y in fn(list(map(forward_ad.make_dual, points, directions)))]
-    except NotImplementedError:
+    except (NotImplementedError, ValueError) as error:  # the second where the model's error was told in other words
+        if not any(isinstance(e, NotImplementedError) for e in (error, error.__cause__)):
+            raise
         return _push_by_pulls(fn, points, directions)
     return [y for y, _ in pairs], [torch.zeros_like(y) if v is None else v for y, v in pairs]
 
@@ -198,6 +200,21 @@ def on(device, kept):
     where = device.replace("gpu", "cuda")
     with keras.device(where), copies.held(kept, lambda x: x.detach().to(where)):
         yield
+
+
+def lookups(layers):
+    found = {}
+    for layer in layers:
+        modules = layer.named_modules() if isinstance(layer, torch.nn.Module) else ()
+        for path, m in modules:
+            if isinstance(m, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+                found[id(m)] = path or type(m).__name__, m
+    return list(found.values())
+
+
+def outside(layers):
+    """Everything that Keras has runs where the rest does."""
+    return {}
 
 
 def send(array):
