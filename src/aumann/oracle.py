@@ -67,6 +67,12 @@ class Reading:
     mixed: bool = False
 
 
+BESIDE = (
+    "what belongs to a row, as a mask does, is passed as an input that is held still: a function of x and mask, "
+    'explained at {"x": x, "mask": mask} with baseline={"mask": "fixed"}'
+)
+
+
 class TooLarge(MemoryError):
     """A batch that does not fit into memory, and cannot be made smaller."""
 
@@ -123,6 +129,7 @@ class Oracle:
         self.held = [i for i, role in enumerate(self.roles) if role != "moves"]
         self.shapes = [leaves[i].array.shape[1:] for i in self.moving] + [r.shape for r in self.readings]
         self._compiled, self._paces, self._kinked, self._first = {}, {}, {}, first
+        self.looks = {}  # whether rows are independent, by target functions: see `independence.py`
         # what a forward pass makes, and as much again on the way back
         self.room = Room(2 * self.width * np.dtype(self.dtype).itemsize, self._free)
         self.results = [r.shape for r in self.inner] or self.shapes
@@ -217,12 +224,21 @@ class Oracle:
         """
         leaves, given = self._join(points, side)
         given |= _at(self.inner[: len(held)], held)
-        return self._vector(self._call(leaves, given, _at(self.inner[: len(added)], added), units=units), functions)
+        structure = self._call(leaves, given, _at(self.inner[: len(added)], added), units=units)
+        return self._vector(structure, functions, leaves[0].shape[0])
 
-    def _vector(self, structure, functions):
-        vectors = [ops.reshape(ops.cast(x, self.dtype), (len_of(x), -1)) for _, x in self._chosen(structure)]
+    def _vector(self, structure, functions, rows=None):
+        """Outputs and target functions of a row end to end; of so many rows, where that is known."""
+        vectors = []
+        for name, x in self._chosen(structure):
+            if _differ(x.shape[0], rows):
+                raise ValueError(
+                    f"Expected output {name!r} with one row for each row of the inputs, received {x.shape[0]} for "
+                    f"{rows}. Keep the batch axis first and as long as it is; {BESIDE}."
+                )
+            vectors.append(ops.reshape(ops.cast(x, self.dtype), (len_of(x), -1)))
         for function in functions:
-            value = function(structure)
+            value = self._target(function, structure, rows)
             if not ops.is_tensor(value):
                 raise TypeError(
                     f"Expected the target function to return a tensor, received {type(value).__name__}. Compute it "
@@ -233,10 +249,26 @@ class Oracle:
                     f"Expected the target function to return one number for each row, shape (n,); received shape "
                     f"{tuple(value.shape)}. Index or sum the other axes."
                 )
+            if _differ(value.shape[0], rows):
+                raise ValueError(
+                    f"Expected the target function to return one number for each row, received {value.shape[0]} for "
+                    f"{rows} rows. Keep the axis of rows as long as it is; {BESIDE}."
+                )
             if not keras.backend.is_float_dtype(_dtype(value)):
                 raise ValueError(_not_differentiable(f"{_dtype(value)} from the target function"))
             vectors.append(ops.expand_dims(ops.cast(value, self.dtype), 1))
         return vectors[0] if len(vectors) == 1 else ops.concatenate(vectors, axis=1)
+
+    def _target(self, function, structure, rows):
+        try:
+            return function(structure)
+        except Exception as error:
+            if isinstance(error, OSError) or self.backend.out_of_memory(error):
+                raise
+            raise ValueError(
+                f"Expected the target function to take the outputs of any number of rows, here of {rows or 'some'}; "
+                f"received {type(error).__name__} from inside it: {error}. Compute with the outputs alone; {BESIDE}."
+            ) from error
 
     def values(self, points, side, index, functions=(), units=None):
         """F at points: (rows, targets)."""
@@ -440,12 +472,22 @@ class Oracle:
         self._call(leaves, seen=seen, counts={p: 1 + max(r.call for r in self.readings if r.place == p) for p in seen})
         return [ops.cast(seen[r.place][r.call], self.dtype) for r in self.readings]
 
-    def load(self, arrays):
-        """Rows of the host arrays -> (ends, side) on the device."""
+    def plain(self, what, functions=()):
+        """What `compiled` gives, run as it is written; None where running it so takes longer than compiling it."""
+        fn = {"flat": lambda points, side: self.flat(points, side, functions), "read": self._read}[what]
+        return fn if hasattr(self.model, "pull") else self.backend.plain(fn, self.variables)
+
+    def compile_again(self, functions):
+        """F at the ends, traced anew."""
+        return self._compile("flat", functions, None, None, False, True)
+
+    def load(self, arrays, plain=False):
+        """Rows of the host arrays -> (ends, side) on the device; `plain` for a few rows once."""
         fed = [self.backend.send(self._feed(i, a)) for i, a in enumerate(arrays)]
         ends = [fed[i] for i in self.moving]
         if self.readings:
-            ends += self.compiled("read", ())(fed)
+            read = (self.plain("read") if plain else None) or self.compiled("read", ())
+            ends += read(fed)
         return ends, [fed[i] for i in self.held]
 
     def holds_ids(self, leaf):
@@ -630,7 +672,7 @@ class Oracle:
             if not len(x.shape) or x.shape[0] not in (1, None):
                 raise ValueError(
                     f"Expected output {name!r} with one row for each row of the inputs, received shape "
-                    f"{tuple(x.shape)} for one row. Keep the batch axis first."
+                    f"{tuple(x.shape)} for one row. Keep the batch axis first; {BESIDE}."
                 )
             outputs.append(Output(name, tuple(int(s) for s in x.shape[1:]), start))
             dtypes.append(_dtype(x))
@@ -774,6 +816,11 @@ def _refuse_unread(places, readings):
                 f"Expected layer {place.name!r} to be called with what comes of an input that moves, received one "
                 'that is not. Choose another layer, or let its inputs move (baseline="fixed" holds them still).'
             )
+
+
+def _differ(found, rows):
+    """Whether two numbers of rows differ, as far as they are known: a graph may hold them open."""
+    return isinstance(found, int) and isinstance(rows, int) and found != rows
 
 
 def len_of(x):
