@@ -57,7 +57,7 @@ ARROWS = {
     "cli": {"__init__", "core", "demo", "explanation", "files", "inputs"},
     "baselines": {"core", "inputs"},
     "__init__": set(
-        "baselines bases call core expected explanation interactions "
+        "baselines bases call core expected explanation independence interactions "
         "methods metrics places priors regions sequences smooth".split()
     ),
     "__main__": {"cli"},

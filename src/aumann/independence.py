@@ -10,8 +10,9 @@ baseline. What differs is evaluated again, to name the cause:
 
     drawn     the same batch has another answer: random numbers in inference
     place     equal rows of a batch have different answers: noise for each row, or a function that holds a mask for each
-    number    three equal rows have another answer than two
-    company   none of these, so it is the other rows: a mean over the batch, BatchNormalization with training=True
+    company   two rows have another answer beside each other than each beside itself: a mean over the batch,
+              BatchNormalization with training=True
+    number    none of these, so it is the number of rows
 
 Rounding depends on the number of rows too, because kernels do. A difference is held against the one that a rounding of
 the inputs makes; what is too large for rounding and too small to be certain is warned of, not refused.
@@ -47,7 +48,7 @@ CAUSES = {
     ),
     "number": (
         "the same answer in batches of any size, received one that changes by {part} with the number of rows. Compute "
-        "with no number of rows, as ops.shape(x)[0] is, and with no sum over rows."
+        "without that number, which ops.shape(x)[0] is."
     ),
     "company": (
         "an answer that depends on the row alone, received one that changes by {part} with the rows beside it, as a "
@@ -107,8 +108,8 @@ class Look:
         self.flat = self.oracle.plain("flat", self.functions)
         self.free = self.flat is not None  # in its number of rows: nothing is compiled
         if self.free:
-            asked = self.oracle.running.batch_size
-            self.width = 3 if asked == "auto" else min(3, asked)
+            tuned = self.oracle.pace("flat", self.functions).tuned
+            self.width = 3 if tuned else min(3, self.oracle.batch_size)
         else:
             self.flat, self.width = self.oracle.compiled("flat", self.functions), self._compiled_width(call.rows)
         self.mixed = [int(i % 3 > 0) for i in range(self.width)]
@@ -229,7 +230,8 @@ class Look:
             return "drawn"
         if any(differ(y, y[:1]) for y in self.alone):
             return "drawn" if self.seeds else "place"
-        return "number" if differ(self.answers([0] * (self.alike + 1)), self.alone[0][:1]) else "company"
+        kinds = self.mixed[: self.alike]
+        return "company" if differ(self.answers(kinds), np.stack([y[0] for y in self.alone])[kinds]) else "number"
 
     def _by_output(self, values):
         """The largest of the positions of each output, at all of them; target functions have their own."""

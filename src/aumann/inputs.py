@@ -6,11 +6,13 @@ from keras import tree
 
 from aumann import backends
 from aumann.core.baselines import FIXED
-from aumann.oracle import Leaf
+from aumann.oracle import TEXT, Leaf
 
 
-def to_array(x, what):
+def to_array(x, what, still=False):
     """One array-like as a host array and its column names; `what` it is called in a message.
+
+    Text is let pass where it stays `still`.
 
     Raises:
         ValueError, TypeError: it is ragged or not numeric.
@@ -35,7 +37,9 @@ def to_array(x, what):
         ) from error
     if array.dtype.name == "bfloat16":
         array = array.astype("float32")
-    if array.dtype.kind not in "biuf":
+    if still and array.dtype.kind == "O" and all(isinstance(v, (str, bytes)) for v in array.flat):
+        array = np.array(array.tolist()).reshape(array.shape)
+    if array.dtype.kind not in ("biuf" + TEXT if still else "biuf"):
         raise TypeError(
             f"Expected numbers for {what}, received dtype {array.dtype}. Encode text and categories as numbers "
             "first, and give every column one numeric type."
@@ -78,10 +82,11 @@ def read(model, inputs, fixed):
     for i, ((path, x), spec) in enumerate(zip(flat, specs, strict=True)):
         name = "/".join(map(str, path)) if path and not isinstance(path[-1], int) else None
         name = name or (spec.name if spec is not None else "input" + "".join(f"_{p}" for p in path))
-        array, features = to_array(x, f"input {name!r}")
+        still = fixed(i, name)
+        array, features = to_array(x, f"input {name!r}", still)
         array = _check(array, spec, name)
         kind = array.dtype.kind
-        role = FIXED if kind == "b" or fixed(i, name) else "moves" if kind == "f" else "integer"
+        role = FIXED if kind == "b" or still else "moves" if kind == "f" else "integer"
         leaves.append(Leaf(name, array, role, features, spec.dtype if spec is not None else None))
     rows = {leaf.name: len(leaf.array) for leaf in leaves}
     if len(set(rows.values())) > 1:
@@ -101,6 +106,12 @@ def declared_inputs(model):
     if isinstance(structure, dict):
         return dict(structure)
     return {t.name: t for t in model.inputs}
+
+
+def declared_rows(model):
+    """The number of rows that a model declares, the same for all of its inputs, or None."""
+    rows = {t.shape[0] for t in declared_inputs(model).values()}
+    return rows.pop() if len(rows) == 1 else None
 
 
 def _match(declared, inputs, paths):
@@ -152,7 +163,7 @@ def _check(array, spec, name):
                 f"Expected finite inputs, received NaN or infinity in input {name!r}, rows {brief(bad)}. "
                 "Impute or drop them."
             )
-    if spec is not None and not keras.backend.is_float_dtype(spec.dtype):
+    if spec is not None and array.dtype.kind not in TEXT and not keras.backend.is_float_dtype(spec.dtype):
         cast = array.astype(spec.dtype)
         if (cast != array).any():
             raise TypeError(

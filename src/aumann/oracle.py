@@ -67,6 +67,7 @@ class Reading:
     mixed: bool = False
 
 
+TEXT = "US"  # kinds of arrays that hold strings
 BESIDE = (
     "what belongs to a row, as a mask does, is passed as an input that is held still: a function of x and mask, "
     'explained at {"x": x, "mask": mask} with baseline={"mask": "fixed"}'
@@ -93,17 +94,19 @@ class Oracle:
         places: places which move along the path instead of the inputs that they are made of; None for every Embedding.
         inner: places at which F is differentiated while the inputs move; none for at what moves.
         running: how the model is run, None for the usual way.
+        fill: rows that the model has to be called with, if it does not take any number: the last one is repeated.
     """
 
-    def __init__(self, model, structure, leaves, output, places=None, inner=(), running=None):
+    def __init__(self, model, structure, leaves, output, places=None, inner=(), running=None, fill=None):
         self.backend = backends.active()
         self.running = running or Running()
         self.way, self._made = backends.way(self.running.compile), []
-        self.model, self.structure, self.output = model, structure, output
+        self.model, self.structure, self.output, self.fill = model, structure, output, fill
         self.names = [leaf.name for leaf in leaves]
         self.roles = [leaf.role for leaf in leaves]
         self.kinds = [leaf.array.dtype.kind for leaf in leaves]
         self.dtype = path_dtype(model, leaves)
+        _refuse_text(leaves)
         self.variables = list(model.variables) if isinstance(model, keras.Layer) else []
         self.arguments = calling_convention(model, structure)
         self.activations = activations(model) if output == "logits" and isinstance(model, keras.Layer) else []
@@ -159,8 +162,12 @@ class Oracle:
             counts: {place: calls}, after which nothing more is wanted and the model is left: its outputs are None.
             units: handlers of functions that are to be one operation.
         """
-        args, kwargs = self.arguments(tree.pack_sequence_as(self.structure, leaves))
         made, given, added, seen = {}, given or {}, added or {}, dict(seen or {})
+        rows, short = len_of(leaves[0]), self.fill is not None and leaves[0].shape[0] != self.fill
+        if short:
+            leaves = [self._filled(x) for x in leaves]
+            given, added = ({at: self._filled(x) for at, x in passing.items()} for passing in (given, added))
+        args, kwargs = self.arguments(tree.pack_sequence_as(self.structure, leaves))
         if isinstance(self.output, Place):
             own = seen.setdefault(self.output, [])
             if len(seen) == 1 and self.neurons is not None:
@@ -171,7 +178,7 @@ class Oracle:
             if (place, k) in added:
                 y = y + ops.cast(added[place, k], _dtype(y))
             if place in seen:
-                seen[place].append(y)
+                seen[place].append(y[:rows] if short and ops.is_tensor(y) else y)
                 if counts and all(len(seen[p]) >= n for p, n in counts.items()):
                     raise _Enough
             return y
@@ -196,10 +203,16 @@ class Oracle:
             raise self._failed(leaves, error) from error
         if isinstance(self.output, Place):
             return own[0] if len(own) == 1 else list(own)
+        if short and not isinstance(self.output, Place):
+            made = {i: (x[:rows], y) for i, (x, y) in made.items() if ops.is_tensor(x)}
         if not made:
-            return outputs
+            return tree.map_structure(lambda y: y[:rows], outputs) if short else outputs
         self.hidden = any(id(y) in made for y in tree.flatten(outputs))
-        return tree.map_structure(lambda y: made.get(id(y), (y,))[0], outputs)
+        return tree.map_structure(lambda y: made[id(y)][0] if id(y) in made else y[:rows] if short else y, outputs)
+
+    def _filled(self, x):
+        """As many rows as the model has to be called with, the last of fewer being repeated."""
+        return ops.take(x, ops.minimum(ops.arange(self.fill), len_of(x) - 1), axis=0)
 
     def _failed(self, leaves, error):
         fed = ", ".join(f"{n} {tuple(x.shape)} {_dtype(x)}" for n, x in zip(self.names, leaves, strict=True))
@@ -372,7 +385,7 @@ class Oracle:
             sums = what in ("step", "gradients")
             dynamic = self.dynamic(cells) if sums else self.backend.dynamic(False)
             whole = not self.dynamic(False)
-            tuned = self.running.batch_size == "auto"
+            tuned = self.running.batch_size == "auto" and self.fill is None
             # the gradients of all targets lie side by side
             more = sums * targets * sum(map(math.prod, self.results)) * np.dtype(self.dtype).itemsize
             self._paces[key] = Pace(self.batch_size, self.room, tuned, dynamic, once and whole, whole, more)
@@ -387,7 +400,9 @@ class Oracle:
     def batch_size(self):
         """Rows per call: what was asked for, or to begin with what the backend likes for as many activations."""
         if self.running.batch_size != "auto":
-            return int(self.running.batch_size)
+            return min(int(self.running.batch_size), self.fill or math.inf)
+        if self.fill is not None:
+            return self.fill
         return max(1, min(self.room(), self.backend.rows_in_flight(max(1, self.width), max(1, len(self.inside)))))
 
     def within_memory(self, run, *args):
@@ -436,6 +451,8 @@ class Oracle:
 
         if self.inner:
             gradients = inner_gradients
+        if self.fill is not None:
+            gradients = self._fill_up(gradients)  # outside of what is differentiated, since cells are counted by rows
 
         if what == "step":
             paths = [chorded(p) if cells else moving(p, self.backend.push) for p in paths]
@@ -445,6 +462,14 @@ class Oracle:
             return self.compile(engine.make_step(gradients, paths, credit, inner=inner))
         plain = {"flat": flat, "read": self._read, "look": self.look, "held": held, "gradients": gradients}
         return (self.compile if what == "gradients" else self.quick)(plain[what])
+
+    def _fill_up(self, fn):
+        def run(points, *others):
+            rows = len_of(points[0])
+            found = fn(*tree.map_structure(self._filled, (points, *others)))
+            return tree.map_structure(lambda y: None if y is None else y[:rows], found, none_is_leaf=True)
+
+        return run
 
     def compile(self, fn):
         """fn of lists of tensors, compiled as asked for: what differentiates, which takes the time."""
@@ -523,9 +548,9 @@ class Oracle:
 
     @property
     def opaque(self):
-        """Whether the model is compiled by others, so that its operations cannot be seen."""
+        """Whether its operations cannot be seen, others having compiled it, or take no two rows, as a cell does."""
         scripts = {"ScriptModule", "ScriptFunction"} & {kind.__name__ for kind in type(self.model).__mro__}
-        return bool(scripts) or hasattr(self.model, "pull") or hasattr(self.model, "python_function")
+        return bool(scripts) or self.fill == 1 or hasattr(self.model, "pull") or hasattr(self.model, "python_function")
 
     # ---- looking at the model once -----------------------------------------------------------------------------
 
@@ -569,7 +594,8 @@ class Oracle:
             if not readers:
                 continue
             shape, dtype = _row(place, kinds[place][k])
-            self.readings.append(Reading(place, k, shape, dtype, readers, len(feeding) > len(readers)))
+            mixed = len(feeding) > len(readers) or any(kind in TEXT for kind in self.kinds)
+            self.readings.append(Reading(place, k, shape, dtype, readers, mixed))
             self._dtypes[place, k] = dtype
         for i in {i for r in self.readings for i in r.leaves}:
             self.roles[i] = "read"
@@ -624,12 +650,16 @@ class Oracle:
                 )
 
     def _settle_integers(self, leaves):
-        """Integers that no layer reads are features like any other, unless the model declares them to be integers."""
-        for i, leaf in enumerate(leaves):
-            if self.roles[i] == "integer" and leaf.declared and not keras.backend.is_float_dtype(leaf.declared):
-                raise TypeError(no_embedding(leaf.name))
-            if self.roles[i] == "integer":
-                self.roles[i] = "moves"
+        """Integers that no layer reads are features like any other, unless the model declares them to be integers.
+
+        Those are masks, lengths or segments, and held still beside what can be explained.
+        """
+        unread = [i for i, role in enumerate(self.roles) if role == "integer"]
+        whole = [i for i in unread if (d := leaves[i].declared) and not keras.backend.is_float_dtype(d)]
+        for i in unread:
+            self.roles[i] = FIXED if i in whole else "moves"
+        if whole and all(role == FIXED for role in self.roles):
+            raise TypeError(no_embedding(self.names[whole[0]]))
 
     def _survey(self, first):
         """Layout of the outputs and elements that a row's forward pass produces, from one row's shapes."""
@@ -745,9 +775,15 @@ def activations(model):
 
 
 def path_dtype(model, leaves):
-    """float64 if the model computes in it, else float32: half precision would merge neighbouring path points."""
+    """float64 if the model computes in it anywhere, else float32: half precision would merge neighbouring path points.
+
+    A model computes in the dtypes of its weights and layers, and of the inputs that it declares; a function in those
+    of its data.
+    """
     if isinstance(model, keras.Layer):
-        kinds = {v.dtype for v in model.weights} | {model.compute_dtype}
+        layers = [x for x in (model, *operations(model)) if isinstance(x, keras.Layer)]
+        kinds = {v.dtype for v in model.weights} | {layer.compute_dtype for layer in layers}
+        kinds |= {leaf.declared for leaf in leaves}
     elif hasattr(model, "parameters"):
         kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
     else:
@@ -823,6 +859,18 @@ def _differ(found, rows):
     return isinstance(found, int) and isinstance(rows, int) and found != rows
 
 
+def _refuse_text(leaves):
+    for leaf in leaves:
+        if leaf.array.dtype.kind in TEXT:
+            try:
+                ops.convert_to_tensor(leaf.array[:1])
+            except Exception as error:
+                raise TypeError(
+                    f"Expected numbers for input {leaf.name!r}, received text, for which {keras.config.backend()} has "
+                    "no tensors. Look it up outside the model, and pass the numbers."
+                ) from error
+
+
 def len_of(x):
     return ops.shape(x)[0]
 
@@ -841,6 +889,8 @@ def elsewhere(leaves, which):
 
 
 def _neighbour(x):
+    if x.dtype.kind in TEXT:
+        return np.char.add(x, x.dtype.type("_" if x.dtype.kind == "U" else b"_"))
     return ~x if x.dtype.kind == "b" else np.where(x > 0, x - 1, x + 1).astype(x.dtype)
 
 
