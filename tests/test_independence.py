@@ -245,9 +245,9 @@ def test_no_word_about_a_model_that_is_as_it_should_be(what):
 @pytest.mark.parametrize("name", ["float16", "mixed_float16", "bfloat16", "mixed_bfloat16"])
 def test_no_word_about_coarse_numbers(name):
     with policy(name):
-        models = [
-            keras.Sequential([L.Input((32,)), *[L.Dense(64, "relu") for _ in range(8)], L.Dense(3)]), transformer(1)
-        ]  # fmt: skip
+        models = [keras.Sequential([L.Input((32,)), *[L.Dense(64, "relu") for _ in range(8)], L.Dense(3)])]
+        if BACKEND != "jax" or name.endswith("bfloat16"):  # in batches XLA multiplies no matrices of float16 on CPU
+            models.append(transformer(1))
     for model in models:
         for n in (1, 3):
             assert aumann.InputXGradient(model).predict(data(model, n), 0).shape == (n,)

@@ -114,6 +114,7 @@ class Look:
             self.flat, self.width = self.oracle.compiled("flat", self.functions), self._compiled_width(call.rows)
         self.mixed = [int(i % 3 > 0) for i in range(self.width)]
         self.alike = min(2, self.width) if self.free else self.width
+        self.fewer = max(1, self.alike - 1)
 
     def evaluate(self):
         start = time.perf_counter()
@@ -124,10 +125,11 @@ class Look:
         self.repeated, others = [], []
         if self.seeds:
             self.repeated.append(self.answers(self.mixed, seeds=1))
-        if self._writes_down_numbers():
+        self.drawing = self._writes_down_numbers()
+        if self.drawing:
             again = self.oracle.compile_again(self.functions)
             self.repeated.append(self.answers(self.mixed, flat=again))
-            others.append(self.answers([0] * (self.alike + 1), flat=again))
+            others.append(self.answers([0] * self.fewer, flat=again))
         first = np.stack([y[0] for y in self.alone])
         batches = [*((y, self.mixed) for y in (self.together, *self.repeated)), *((y, [0]) for y in others)]
         batches += [(y, [kind]) for kind, y in enumerate(self.alone)]
@@ -199,10 +201,10 @@ class Look:
         """Whether two traces, for other numbers of rows, hold other numbers, as they do if drawn while tracing."""
         if self.free:
             return False
-        (points, side), rows = self._batch([0] * self.alike), self.alike
+        points, side = self._batch([0])
         each = [
             self.oracle.backend.constants(lambda *args: self.oracle.flat(*args, self.functions), n, points, side)
-            for n in (rows, rows if rows == 1 else rows + 1)
+            for n in (self.alike, self.fewer)
         ]
         return not _same(*([c for c in found if np.asarray(c).dtype.kind not in "biu"] for found in each))
 
@@ -226,7 +228,8 @@ class Look:
         def differ(a, b):
             return (_apart(a, b)[at] > limit).any()
 
-        if any(differ(y, self.together) for y in (self.answers(self.mixed), *self.repeated)):
+        more = [self.oracle.compile_again(self.functions) if self.drawing else None for _ in range(3)]
+        if any(differ(y, self.together) for y in (*self.repeated, *(self.answers(self.mixed, flat=f) for f in more))):
             return "drawn"
         if any(differ(y, y[:1]) for y in self.alone):
             return "drawn" if self.seeds else "place"
