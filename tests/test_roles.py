@@ -20,9 +20,9 @@ def encoder():
     """Ids, of which a mask and a length say how many count; only the ids can be explained."""
     ids, mask = L.Input((5,), dtype="int32", name="ids"), L.Input((5,), dtype="int32", name="mask")
     length = L.Input((1,), dtype="int64", name="length")
-    h = L.Embedding(9, 4)(ids) * ops.cast(mask, "float32")[..., None]
+    h = L.Embedding(9, 4, name="table")(ids) * ops.cast(mask, "float32")[..., None]
     mean = ops.sum(h, axis=1) / ops.cast(length, "float32")
-    return scatter(keras.Model({"ids": ids, "mask": mask, "length": length}, L.Dense(2)(mean)))
+    return scatter(keras.Model({"ids": ids, "mask": mask, "length": length}, L.Dense(2, name="out")(mean)))
 
 
 def texts():
@@ -35,7 +35,7 @@ def test_masks_and_lengths_are_held_by_themselves(baseline):
     model, inputs = encoder(), texts()
     e = aumann.IntegratedGradients(model).explain(inputs, 1, baseline=baseline)
     assert e.provenance["fixed"] == ["length", "mask"] and not e.values["mask"].any() and not e.values["length"].any()
-    table, kernel = host(model.layers[1].embeddings), host(model.layers[-1].kernel)[:, 1]
+    table, kernel = host(model.get_layer("table").embeddings), host(model.get_layer("out").kernel)[:, 1]
     start = 0 if baseline == 0.0 else table[0]
     share = (inputs["mask"] / inputs["length"])[..., None]
     close(e.values["ids"], (table[inputs["ids"]] - start) * kernel * share)
@@ -58,7 +58,7 @@ def test_with_nothing_else_to_explain_they_are_refused():
 
 def test_undeclared_integers_are_features():
     e = aumann.IntegratedGradients(lambda x: ops.sum(x * x, axis=1)).explain(np.array([[1, 2], [3, 4]]))
-    close(e.values, [[1, 4], [9, 16]])
+    close(e.values, np.array([[1, 4], [9, 16]]))
 
 
 @pytest.mark.parametrize("kind", [str, bytes, object])
@@ -82,7 +82,7 @@ def test_text_is_passed_through_where_it_is_held(kind):
         close(e.values["x"], X[:3] * (weights[[1, 2, 0]] + bias))
         assert e.provenance["fixed"] == ["word"] and e.inputs["word"].tolist() == words.tolist()
     else:
-        with pytest.raises(TypeError, match="received text, for which .* has no tensors"):
+        with pytest.raises(TypeError, match=r"received text, for which .* has no tensors"):
             explainer.explain(inputs, baseline={"word": "fixed"})
     with pytest.raises(TypeError, match="Expected numbers for input 'word'"):
         explainer.explain(inputs)
@@ -203,7 +203,7 @@ def test_the_declared_rows_are_filled_up(what):
         if "state" in x.path and not x.trainable and keras.backend.is_float_dtype(x.dtype):
             x.assign(ops.zeros_like(x))
     x = RNG.normal(size=(5, *free.inputs[0].shape[1:])).astype("float32")
-    for options in {"one row": [{}], "one row, kinks": [{}]}.get(what, [{}, {"batch_size": 3}, {"batch_size": 100}]):
+    for options in [{}, {"batch_size": 3}, {"batch_size": 100}] if rows > 1 else [{"tolerance": 0.05}]:
         own, other = (aumann.IntegratedGradients(m, **options).explain(x, 1) for m in (fixed, free))
         mass = np.abs(other.values).reshape(5, -1).sum(1)
         off = np.abs(own.values - other.values).reshape(5, -1).sum(1) / mass
