@@ -35,11 +35,12 @@ ARROWS = {
     "backends": {"core"},
     "units": set(),
     "embedding_inputs": {"core", "intercept"},
-    "oracle": {"backends", "core", "embedding_inputs", "intercept", "running", "units"},
+    "oracle": {"backends", "conversion", "core", "embedding_inputs", "intercept", "running", "units"},
     "tables": set(),
     "conversion": {"backends", "tables"},
     "inputs": {"conversion", "core", "oracle", "tables"},
-    "call": {"backends", "core", "explanation", "inputs", "oracle", "progress", "starts"},
+    "call": {"backends", "core", "explanation", "independence", "inputs", "oracle", "progress", "starts"},
+    "independence": {"backends", "core", "oracle"},
     "starts": {"core", "inputs", "tables"},
     "interactions": {"call", "core", "explanation", "methods"},
     "methods": {"backends", "call", "core", "devices", "inputs", "intercept", "places", "prefix", "running"},
@@ -60,7 +61,7 @@ ARROWS = {
     "cli": {"__init__", "core", "demo", "explanation", "files", "inputs", "storage"},
     "baselines": {"conversion", "core", "tables"},
     "__init__": set(
-        "baselines bases call core expected explanation interactions "
+        "baselines bases call core expected explanation independence interactions "
         "methods metrics places priors regions sequences smooth".split()
     ),
     "__main__": {"cli"},

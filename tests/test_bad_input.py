@@ -179,7 +179,8 @@ def test_integer_ids_that_no_embedding_reads(declared, trained):
     model = one_hot(declared)
     ids = np.array([[0], [1], [2], [1], [1]])
     explainer = ig(model)
-    refused(lambda: explainer.explain([X, ids]), TypeError, "none does", "layer=.*'ids': \"fixed\"")
+    if declared == "float32":  # else held still by itself
+        refused(lambda: explainer.explain([X, ids]), TypeError, "none does", "layer=.*'ids': \"fixed\"")
     alone = ig(lambda ids: ops.sum(ops.one_hot(ops.cast(ids, "int32"), 3)[..., 2], axis=1) * 1.5)
     refused(lambda: alone.explain(ids), TypeError, "none does", 'layer=.*"fixed"') if declared == "int32" else None
     held = explainer.explain([X, ids], baseline=[0.0, "fixed"])

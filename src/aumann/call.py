@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from aumann import backends, starts
+from aumann import backends, independence, starts
 from aumann import inputs as arrays
 from aumann.core import baselines, engine, paths, refinement, targets
 from aumann.core.rules import Rule, gauss_legendre, trapezoid
@@ -67,6 +67,7 @@ class Call:
         self.paths = self._paths()
         self.starts, self.below = starts.resolve(oracle, self.paths, structure, leaves, baseline)
         self._refuse_loose_ends()
+        independence.require(self, self._rounding())
 
     def again(self, arrays, rows):
         """The same call for other values of some rows, whose targets and baselines stay what they are.

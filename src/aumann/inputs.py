@@ -8,7 +8,7 @@ from keras import tree
 
 from aumann import tables
 from aumann.conversion import by_name as by_name
-from aumann.conversion import to_array
+from aumann.conversion import TEXT, to_array
 from aumann.core.baselines import FIXED, Weighted
 from aumann.oracle import Leaf
 
@@ -43,12 +43,13 @@ def read(model, inputs, fixed):
     for i, ((path, x), spec) in enumerate(zip(flat, specs, strict=True)):
         name = "/".join(map(str, path)) if path and not isinstance(path[-1], int) else None
         name = name or (spec.name if spec is not None else "input" + "".join(f"_{p}" for p in path))
-        array, features = to_array(x, f"input {name!r}", _is_text(spec))
+        still = fixed(i, name)
+        array, features = to_array(x, f"input {name!r}", still or _is_text(spec))
         if array.dtype.kind == "b" and (features is not None or tables.is_row(x)) and _as_features(spec, len(flat)):
             array = array.astype("float32")  # indicators, as pandas.get_dummies makes them
         array = _check(array, spec, name)
         kind = array.dtype.kind
-        role = FIXED if kind == "b" or fixed(i, name) else "moves" if kind == "f" else "integer"
+        role = FIXED if kind == "b" or still else "moves" if kind == "f" else "integer"
         if role != FIXED and 0 in array.shape[1:]:
             raise ValueError(
                 f"Expected at least one feature in input {name!r}, received shape {array.shape}. Check how its columns "
@@ -73,6 +74,12 @@ def declared_inputs(model):
     if isinstance(structure, dict):
         return dict(structure)
     return {t.name: t for t in model.inputs}
+
+
+def declared_rows(model):
+    """The number of rows that a model declares, the same for all of its inputs, or None."""
+    rows = {t.shape[0] for t in declared_inputs(model).values()}
+    return rows.pop() if len(rows) == 1 else None
 
 
 def _cut(table, declared, model):
@@ -196,7 +203,7 @@ def _check(array, spec, name):
                 f"Expected finite inputs, received NaN or infinity in input {name!r}, rows {brief(bad)}. "
                 "Impute or drop them."
             )
-    if spec is not None and not keras.backend.is_float_dtype(spec.dtype) and array.dtype.kind != "U":
+    if spec is not None and array.dtype.kind not in TEXT and not keras.backend.is_float_dtype(spec.dtype):
         cast = array.astype(spec.dtype)
         if (cast != array).any():
             raise TypeError(

@@ -58,7 +58,7 @@ class Method:
             )
         self.places = None if layer is None else find_all(model, layer)
         self.inner = ()
-        self._oracles = {}
+        self._oracles, self._fill = {}, None
 
     def explain(self, inputs, target=None, baseline=0.0, progress=None):
         """Attributions of every input feature of every row.
@@ -100,6 +100,21 @@ class Method:
         return self._call(structure, leaves, target, baseline, progress)
 
     def _call(self, structure, leaves, target, baseline, progress):
+        """A model that declares how many rows it takes is called with any number, unless that fails."""
+        rows = arrays.declared_rows(self.model)
+        try:
+            return self._called(structure, leaves, target, baseline, progress)
+        except ValueError:
+            if rows is None or self._fill is not None:
+                raise
+        self._fill = rows
+        try:
+            return self._called(structure, leaves, target, baseline, progress)
+        except BaseException:
+            self._fill = None
+            raise
+
+    def _called(self, structure, leaves, target, baseline, progress):
         crew = Crew(self.running)
         with crew.backend.arithmetic(self.running.precision):
             oracle = self._oracle(structure, leaves)
@@ -164,9 +179,11 @@ class Method:
         return other
 
     def _oracle(self, structure, leaves):
-        key = str(structure), tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
+        kinds = tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
+        key = str(structure), kinds, self._fill
         if key not in self._oracles:
-            self._oracles[key] = Laid(self.model, structure, leaves, self.output, self.places, self.inner, self.running)
+            how = self.output, self.places, self.inner, self.running, self._fill
+            self._oracles[key] = Laid(self.model, structure, leaves, *how)
         return self._oracles[key]
 
 

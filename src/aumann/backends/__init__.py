@@ -7,6 +7,8 @@ Each offers the same handful of functions:
     dynamic(cells, way)               whether a compiled function takes a new number of rows without compiling again
     compile(fn, variables, way)       fn of lists of tensors, compiled; Keras variables are read, never written; its
                                       `ways` are the names of how it has been run
+    plain(fn, variables)              fn run as it is written, once or twice; None where compiling it is quicker
+    constants(fn, rows, *arrays)      numbers that a trace of fn for so many rows writes down once and for all
     trace(fn, *arrays)                run fn, on shapes alone where the framework can -> the Keras variables it read
     gradients(fn, points)             fn(points) -> (rows, k) and, for each point and column, d Σ column / d point
     curvatures(fn, point, chosen)     rows of the Hessian of fn: (rows, n) -> (rows, k), as (rows, k, chosen, n)

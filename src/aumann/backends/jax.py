@@ -50,6 +50,20 @@ def trace(fn, *arrays):
     return list(reads.variables.values())
 
 
+def plain(fn, variables):
+    """None: each operation would be compiled for itself."""
+    return None
+
+
+def constants(fn, rows, *args):
+    def shaped(array):
+        return jax.ShapeDtypeStruct((rows, *array.shape[1:]), array.dtype)
+
+    with keras.StatelessScope():  # a new function each time, since traces are kept
+        closed = jax.make_jaxpr(lambda *args: fn(*args))(*jax.tree.map(shaped, args))
+    return [*closed.consts, *jax_secants.literals(closed.jaxpr)]
+
+
 def gradients(fn, points):
     values, pull = jax.vjp(fn, points)
     eye = np.eye(values.shape[1])
