@@ -150,9 +150,7 @@ class _Calls:
             steps = [rng.normal(size=y.shape) * (1e-3 + np.abs(np.asarray(y, "float32")).max()) for y in made]
             for scale in SCALES:
                 moved = ask([scale * s for s in steps])
-                found |= {
-                    c for c, a, b in zip(calls, still, moved, strict=True) if not all(map(np.array_equal, a, b))
-                }
+                found |= {c for c, a, b in zip(calls, still, moved, strict=True) if not all(map(np.array_equal, a, b))}
         return found
 
     def fed_numbers(self, calls):

@@ -7,8 +7,8 @@ import numpy as np
 from keras import tree
 
 from aumann import tables
-from aumann.conversion import by_name as by_name
 from aumann.conversion import TEXT, to_array
+from aumann.conversion import by_name as by_name
 from aumann.core.baselines import FIXED, Weighted
 from aumann.oracle import Leaf
 

@@ -17,6 +17,7 @@ from keras import ops, tree
 from aumann import backends, embedding_inputs
 from aumann.conversion import TEXT
 from aumann.core import engine
+from aumann.core.baselines import FIXED
 from aumann.core.credits import slope
 from aumann.core.pace import Pace, Room
 from aumann.core.paths import chorded, moving
@@ -502,7 +503,8 @@ class Oracle:
 
     def holds_ids(self, leaf):
         """Whether an input holds ids, which do not move themselves."""
-        return self.kinds[leaf] in "iu" + TEXT or any(r.place in self.lookups for r in self.readings if leaf in r.leaves)
+        read = any(r.place in self.lookups for r in self.readings if leaf in r.leaves)
+        return read or self.kinds[leaf] in "iu" + TEXT
 
     def load_one(self, leaf, array):
         """Rows of one of the arrays on the device."""
