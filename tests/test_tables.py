@@ -233,9 +233,8 @@ def test_a_table_feeds_a_model_of_several_inputs(pack, shape):
         e = ig.explain(frame, baseline=start)
         expected = ig.explain(separate, baseline={n: ROW[n] for n in NAMES})
         close({n: np.ravel(v) for n, v in e.values.items()}, {n: np.ravel(v) for n, v in expected.values.items()})
-    sets = [
-        ig.explain(X, baseline=library.weighted(b)).values for b in (BACK, {n: BACK[[n]].to_numpy() for n in NAMES})
-    ]
+    each = {n: BACK[[n]].to_numpy() if shape else BACK[n].to_numpy() for n in NAMES}
+    sets = [ig.explain(X, baseline=library.weighted(b)).values for b in (BACK[SHUFFLED], each)]
     close(*[{n: np.ravel(v) for n, v in s.items()} for s in (sets[0], sets[1])])
     drawn = aumann.ExpectedGradients(product(pack, shape), samples=8)
     close(drawn.explain(X, baseline=BACK[SHUFFLED]).values, drawn.explain(X, baseline=library.weighted(BACK)).values)

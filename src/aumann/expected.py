@@ -265,4 +265,4 @@ def _is_background(baseline, inputs):
 def _axes(x):
     """Axes of an array-like; 0 for a list of several inputs, which are no array."""
     several = isinstance(x, (list, tuple)) and not all(isinstance(y, (int, float, list, tuple)) for y in x)
-    return 0 if several or isinstance(x, dict) else np.ndim(x)
+    return 0 if several or isinstance(x, dict) else baselines.axes(x)

@@ -48,8 +48,22 @@ def _split(oracle, structure, leaves, baseline):
         if role != baselines.FIXED and not (np.isscalar(value) or value is None or callable(value)):
             what = f"the baseline of input {leaf.name!r}"
             value = inputs.by_name(value, what, leaf.features, leaf.rows, is_set)
+            if role == "read" and value.dtype.kind in "iu":
+                _refuse_wrapped(value, leaf)
         clean.append((value, is_set))
     return clean, weights
+
+
+def _refuse_wrapped(ids, leaf):
+    """Ids that another whole number would stand for, in the dtype that the model reads."""
+    dtype = np.dtype(leaf.declared if leaf.declared and "int" in leaf.declared else leaf.array.dtype)
+    if dtype.kind in "iu" and ids.size:
+        least, most = int(ids.min()), int(ids.max())
+        if least < np.iinfo(dtype).min or most > np.iinfo(dtype).max:
+            raise ValueError(
+                f"Expected ids that {dtype} holds as the baseline of input {leaf.name!r}, received ids from {least} to "
+                f"{most}. Give ids of the model's vocabulary."
+            )
 
 
 def _read(oracle, k, reading, arrays, given):

@@ -28,7 +28,7 @@ def columns(x):
         found = x.columns if isinstance(x, NamedArray) else x.dtype.names
     elif _is_xarray(x):
         found = _coordinate(x, -1) if x.ndim > 1 else None
-    elif hasattr(x, "columns") and hasattr(x, "to_numpy"):
+    elif hasattr(x, "to_numpy") and hasattr(x, "columns"):
         found = x.columns
     else:
         found = x.column_names if hasattr(x, "column_names") and hasattr(x, "itercolumns") else None
