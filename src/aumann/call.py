@@ -14,13 +14,15 @@ from keras import ops, tree
 from aumann import backends, independence, starts
 from aumann import inputs as arrays
 from aumann.core import baselines, engine, paths, refinement, targets
-from aumann.core.rules import Rule, gauss_legendre, trapezoid
+from aumann.core.rules import Rule, gauss_legendre, graded_secant, secant, trapezoid
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation
 from aumann.oracle import elsewhere
 from aumann.progress import Tally, reporter
 
 LEAST_EVALUATIONS = 9  # of the first two sums of secants
+ENDS = 6  # gradients that tell whether the ends of the path are to blame
+LEAST_ELSEWHERE = 24  # of the first two sums of what is graded
 BLOCK = 1 << 14  # rows whose accounts are drawn up at a time
 
 
@@ -156,40 +158,69 @@ class Call:
         return refinement.Refined(values, None, None, np.full(self.rows, self.starts.count * len(rule)))
 
     def refined(self, tolerance, most):
-        """To a tolerance: by secants where there are kinks or where no derivative exists at an end of the path."""
-        rounding, names = self._rounding(), []
+        """To a tolerance: by secants where there are kinks or where no derivative exists at an end of the path.
+
+        Rows whose slope is enormous at an end are summed over nodes or cells that are graded towards it.
+        """
+        rounding, names, steep, bent = self._rounding(), [], [], []
 
         def refine(sums, rows, spent=0):
             names.append(sums.name)
 
             def some(rows):
                 change, noise = self.change(rows)
-                noise = noise if self.complete else np.full_like(noise, np.inf)
+                noise = noise if self.complete else np.full_like(noise, np.inf), noise
                 with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
-                    return refinement.refine(sums, rows, (change, noise), tolerance, most - spent, rounding)
+                    return refinement.refine(sums, rows, (change, *noise), tolerance, most - spent, rounding)
 
             return refinement.stacked(map(some, self._in_parts(rows)), len(rows))
+
+        def leave(rows, spent, ends, moved):
+            if most - spent - ENDS < LEAST_ELSEWHERE:
+                return np.zeros(len(rows), bool)
+            found = self.integrate(rows, refinement.at_the_ends(ends, self.starts.count))
+            blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(1)  # of first order, half of it is to come
+            steep.append(rows[blamed])
+            bent.append(rows[~blamed])
+            return np.ones(len(rows), bool) if kinked is False else blamed
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
         if kinked is False and any(map(self._kinked, self.paths, range(len(self.paths)))):
             kinked = True
         secants = refinement.secants(self.integrate)
         if kinked:
-            done = refine(secants, rows)
+            first = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, 3 * n, secant(n).nodes, m))
+            graded = refinement.secants(self.integrate, graded_secant)
         else:
-            done = refine(refinement.trapezoids(self.integrate, order=2 if kinked is None else 4), rows)
-            lost = rows[~np.isfinite(done.error).all(1)]
-            if kinked is False and len(lost):
-                singular = self._singular(lost)
-                done.evaluations[lost] += 2
-                spent = int(done.evaluations[lost].max())
-                if len(singular) and spent + LEAST_EVALUATIONS <= most:
-                    done.put(singular, refine(secants, singular, spent))
+            order = 2 if kinked is None else 4
+            first = refinement.trapezoids(
+                self.integrate, order, lambda r, n, m: leave(r, n, trapezoid(n + 1).nodes, m)
+            )
+            graded = refinement.graded_trapezoids(self.integrate, 2 if kinked is None else refinement.FASTEST)
+        done = refine(first, rows)
+        for sums, left in ((graded, steep), (secants, bent if kinked is False else [])):
+            left = np.concatenate([*left, np.zeros(0, int)])
+            if len(left):
+                done.evaluations[left] += ENDS
+                done.put(left, refine(sums, left, int(done.evaluations[left].max())))
+        lost = rows[~self._finite(done.values)]
+        if kinked is False and len(lost):
+            singular = self._singular(lost)
+            done.evaluations[lost] += 2
+            spent = int(done.evaluations[lost].max())
+            if len(singular) and spent + LEAST_EVALUATIONS <= most:
+                done.put(singular, refine(secants, singular, spent))
         done.evaluations *= self.starts.count
         self.tolerance = tolerance
         how = f"{' and '.join(names)}, refined"
         self.exactness = {"rule": how, "tolerance": tolerance, "max_evaluations": most}
         return done
+
+    @staticmethod
+    def _finite(values):
+        """Which rows have finite values for every target."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.isfinite(sum(map(refinement.size, values))).all(1)
 
     def _in_parts(self, rows):
         """So many that memory stays flat: a refinement holds ten arrays or so as large as their values."""
@@ -214,8 +245,7 @@ class Call:
 
     def _singular(self, rows):
         """Those of some rows that have no finite derivative at an end of the path."""
-        sizes = [refinement.size(v) for v in self.integrate(rows, trapezoid(2))]
-        return rows[~np.isfinite(sum(sizes)).all(1)]
+        return rows[~self._finite(self.integrate(rows, trapezoid(2)))]
 
     def _errors(self, done, one):
         """What is known of the error: nothing, for a rule on given nodes."""
