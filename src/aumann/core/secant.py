@@ -57,14 +57,15 @@ def slope(x, y, rows, derivative, smooth=True):
 
 
 def left_share(lead, lag):
-    """The part of a cell that passes before the left end's winner is overtaken by the right end's.
+    """The part of a cell that passes before the left end's choice gives way to the right end's.
 
     Args:
-        lead: how far the left winner is ahead of the right one at the left end, ≥ 0.
-        lag: how far it is ahead at the right end, ≤ 0.
+        lead: how far the left choice is ahead of the right one at the left end: ≥ 0 for a maximum.
+        lag: how far it is ahead at the right end: ≤ 0 for a maximum. Where a rank is chosen, the signs are the other
+            way round if it is passed from below.
     """
-    closing = lead - lag
-    return ops.where(closing > 0, lead / ops.where(closing > 0, closing, ops.ones_like(closing)), 0.5)
+    closing = ops.abs(lead) + ops.abs(lag)
+    return ops.where(closing > 0, ops.abs(lead) / ops.where(closing > 0, closing, ops.ones_like(closing)), 0.5)
 
 
 def selection(x, y, cotangent, rows, pull, push):
@@ -77,6 +78,18 @@ def selection(x, y, cotangent, rows, pull, push):
     right, y_right = following(x, rows), following(y, rows)
     share = left_share(y - push(right, x), push(x, right) - y_right)
     return pull(x, cotangent * share) + pull(right, cotangent * (1 - share))
+
+
+def ranked(x, y, place, rows):
+    """Entries of the last axis of x, chosen by their rank: y, which stood at `place`, as `ops.top_k` has them.
+
+    Returns:
+        (share, right): the part of the cell in which y stands at `place`, and where it stands in the rest of it.
+    """
+    right = following(place, rows)
+    lead = y - ops.take_along_axis(x, right, axis=-1)
+    lag = ops.take_along_axis(following(x, rows), place, axis=-1) - following(y, rows)
+    return left_share(lead, lag), right
 
 
 def contest(x, cotangent, rows, sizes, strides):
@@ -147,6 +160,33 @@ def divided(x, y, cotangent, rows, unbroadcast=summed):
     right = following(inverse, rows)
     above, below = 0.5 * cotangent * (inverse + right), -cotangent * middle(x, rows) * inverse * right
     return unbroadcast(above, x), unbroadcast(below, y)
+
+
+def modulus(x, y, cotangent, rows):
+    """The cotangents of x and y in √(x² + y²), x and y being linear over the cell.
+
+    With the step d = (Δx, Δy), the unit vector e along it, n across it, and the distance h of the line from 0, the mean
+    of (x, y) / √(x² + y²) is e Δ√ / |d| + n h Δ asinh(u / h) / |d|, where u = (x, y) · e.
+    """
+    x_right, y_right = following(x, rows), following(y, rows)
+    dx, dy = x_right - x, y_right - y
+
+    def length(x, y):
+        most = ops.maximum(ops.maximum(ops.abs(x), ops.abs(y)), least(x))
+        return most * ops.sqrt((x / most) ** 2 + (y / most) ** 2)
+
+    step, left, right = length(dx, dy), length(x, y), length(x_right, y_right)
+    near = step <= ROUNDING[keras.backend.standardize_dtype(x.dtype)] ** (1 / 3) * ops.maximum(left, right)
+    step = ops.where(near, ops.ones_like(step), step)
+    ex, ey = dx / step, dy / step
+    across = y * ex - x * ey
+    h = ops.maximum(ops.abs(across), 1e-12 * (left + right) + least(x))
+    along = (right - left) / step
+    turned = (ops.arcsinh((x_right * ex + y_right * ey) / h) - ops.arcsinh((x * ex + y * ey) / h)) * across / step
+    mx, my = 0.5 * (x + x_right), 0.5 * (y + y_right)
+    middle = length(mx, my) + least(x)
+    found = (mx / middle, along * ex - turned * ey), (my / middle, along * ey + turned * ex)
+    return [cotangent * ops.where(near, short, long) for short, long in found]
 
 
 # ---- rules for one operation: (pull, inputs that move, output, cotangent, rows) -> the cotangents of those inputs ----
