@@ -39,7 +39,7 @@ def _one(eqn, i, k, out, rows):
 
 def _alike(p, i, k, shape, out, rows):
     """Operations that keep the order of the axes: k is where it was, unless something is done along it."""
-    along = [p.get("axis"), p.get("dimension"), *(p["dimensions"] if "dimensions" in p else ())]
+    along = [p.get("axis"), p.get("dimension"), *(p.get("dimensions", ()))]
     if k in along:
         return LOST
     if len(out) == len(shape) and out[k] == shape[k]:

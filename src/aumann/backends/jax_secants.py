@@ -17,8 +17,8 @@ Literal = extend.Literal
 
 # Operations of one tensor, entry by entry, whose secant is worth taking.
 SMOOTH = set(
-    "exp exp2 log log1p expm1 tanh logistic erf erfc erf_inv sqrt rsqrt cbrt integer_pow square sin cos tan asin acos "
-    "atan sinh cosh asinh acosh atanh pow".split()
+    "exp exp2 log log1p expm1 tanh logistic erf erfc erf_inv sqrt rsqrt cbrt integer_pow square sin cos tan asin "
+    "acos atan sinh cosh asinh acosh atanh pow".split()
 )
 # Operations that an elementwise function may be made of, besides.
 ENTRYWISE = SMOOTH | set(
@@ -27,17 +27,18 @@ ENTRYWISE = SMOOTH | set(
 )
 # Operations that are affine in whatever moves: differentiated as ever.
 AFFINE = set(
-    "add sub neg add_any reduce_sum reshape transpose broadcast_in_dim concatenate slice pad squeeze expand_dims rev "
-    "convert_element_type copy copy_p real imag complex conj fft cumsum reduce_precision dynamic_slice split tile stack "
-    "unstack dynamic_update_slice select_n scatter scatter-add reduce_window_sum optimization_barrier device_put".split()
+    "add sub neg add_any reduce_sum reshape transpose broadcast_in_dim concatenate slice pad squeeze expand_dims "
+    "rev convert_element_type copy copy_p real imag complex conj fft cumsum reduce_precision dynamic_slice split "
+    "tile stack unstack dynamic_update_slice select_n scatter scatter-add reduce_window_sum optimization_barrier "
+    "device_put".split()
 )
 # Operations that are affine as long as one operand moves.
 PRODUCTS = {"mul", "dot_general", "conv_general_dilated", "ragged_dot_general"}
 # Operations of several entries that are smooth wherever they are finite. What stands in no table may hide a kink.
 JOINTLY = PRODUCTS | set(
     "div pow atan2 reduce_prod cumprod cumlogsumexp lgamma digamma igamma igammac bessel_i0e bessel_i1e erf_inv "
-    "regularized_incomplete_beta polygamma zeta cholesky triangular_solve tridiagonal_solve lu custom_linear_solve "
-    "gather complex conj".split()
+    "regularized_incomplete_beta polygamma zeta cholesky triangular_solve tridiagonal_solve lu "
+    "custom_linear_solve gather complex conj".split()
 )
 UNIT = "secant_"
 KINKS = set("max min abs clamp sign floor ceil round rem top_k nextafter".split())
@@ -333,9 +334,7 @@ def entrywise(jaxpr):
 
 def branch(eqn, ins, axes, rows):
     """One of several functions, chosen by what does not move."""
-    branches = [
-        lambda *ins, b=b: evaluate(b.jaxpr, b.consts, ins, axes[1:], rows) for b in eqn.params["branches"]
-    ]
+    branches = [lambda *ins, b=b: evaluate(b.jaxpr, b.consts, ins, axes[1:], rows) for b in eqn.params["branches"]]
     return lax.switch(ins[0], branches, *ins[1:])
 
 

@@ -189,6 +189,24 @@ def modulus(x, y, cotangent, rows):
     return [cotangent * ops.where(near, short, long) for short, long in found]
 
 
+def ends(pull, cotangents, moves, rows):
+    """The mean of the derivatives at the two ends of the cell, of whatever can be differentiated where it is only.
+
+    Args:
+        pull: cotangents -> the cotangents of the inputs, by the derivatives at the rows as they are.
+        cotangents: of each output.
+        moves: of each output, whether its first axis counts the rows.
+    """
+
+    def preceding(x):
+        step = ops.shape(x)[0] // rows
+        return ops.concatenate([x[:step], x[:-step]], axis=0)
+
+    left = pull(cotangents)
+    shifted = [preceding(c) if m and c is not None else c for c, m in zip(cotangents, moves, strict=True)]
+    return [None if g is None else 0.5 * (g + following(r, rows)) for g, r in zip(left, pull(shifted), strict=True)]
+
+
 # ---- rules for one operation: (pull, inputs that move, output, cotangent, rows) -> the cotangents of those inputs ----
 # pull: (points, cotangent) -> the cotangents by the operation's own derivative at the points.
 
