@@ -36,12 +36,13 @@ AFFINE = set(
 PRODUCTS = {"mul", "dot_general", "conv_general_dilated", "ragged_dot_general"}
 # Operations of several entries that are smooth wherever they are finite. What stands in no table may hide a kink.
 JOINTLY = PRODUCTS | set(
-    "div pow atan2 reduce_prod cumprod cumlogsumexp lgamma digamma igamma igammac bessel_i0e bessel_i1e erf_inv "
+    "div pow reduce_prod cumprod cumlogsumexp lgamma digamma igamma igammac bessel_i0e bessel_i1e erf_inv "
     "regularized_incomplete_beta polygamma zeta cholesky triangular_solve tridiagonal_solve lu "
     "custom_linear_solve gather complex conj".split()
 )
 UNIT = "secant_"
-KINKS = set("max min abs clamp sign floor ceil round rem top_k nextafter".split())
+KINKS = set("max min abs clamp sign floor ceil round rem top_k nextafter atan2".split())
+STEPS = {"sign", "floor", "ceil", "round"}
 SELECTIONS = {"reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min", "cummax", "cummin", "sort"}
 EXTREMES = {"scatter-max", "scatter-min", "scatter_max", "scatter_min"}
 
@@ -77,13 +78,13 @@ def evaluate(jaxpr, consts, args, axes, rows):
 
 
 def spread(jaxpr, axes, rows):
-    """{variable: axis of the rows} of all that moves when some inputs do: floats that are made of one that moves."""
+    """{variable: axis of the rows} of all that moves when some inputs do, whole numbers and truths included."""
     places = {v: k for v, k in zip(jaxpr.invars, axes, strict=True) if k is not None}
     for eqn in jaxpr.eqns:
         ins = _at(places, eqn.invars)
         if eqn.primitive.name != "stop_gradient" and any(k is not None for k in ins):
             outs = _followed(eqn, ins, rows)
-            places.update((v, k) for v, k in zip(eqn.outvars, outs, strict=True) if k is not None and is_float(v))
+            places.update((v, k) for v, k in zip(eqn.outvars, outs, strict=True) if k is not None)
     return places
 
 
@@ -99,7 +100,7 @@ def _followed(eqn, axes, rows):
     """The axis of the rows in each output of an operation."""
     name = eqn.primitive.name
     if name == "scan":
-        return (_mapped(eqn, axes) and [0] * len(eqn.outvars)) or _looped(eqn, axes, rows)[1]
+        return [0] * len(eqn.outvars) if _mapped(eqn, axes) else _looped(eqn, axes, rows)[1]
     if name == "cond":
         branches = [_inside(b.jaxpr, axes[1:], rows) for b in eqn.params["branches"]]
         return [rows_of.joined(each) for each in zip(*branches, strict=True)]
@@ -123,8 +124,19 @@ def bind(eqn, ins):
     return outs if eqn.primitive.multiple_results else [outs]
 
 
-def linear(eqn, here):
-    """Whether an operation is affine in these of its inputs together."""
+def floats(eqn, axes):
+    """Which of its inputs move and can be differentiated by."""
+    return [i for i, k in enumerate(axes) if k is not None and is_float(eqn.invars[i])]
+
+
+def linear(eqn, axes):
+    """Whether an operation is affine in what moves. What chooses, an index or a condition, may not."""
+    here = [i for i, k in enumerate(axes) if k is not None]
+    return here == floats(eqn, axes) and affine(eqn, here)
+
+
+def affine(eqn, here):
+    """Whether an operation is affine in these of its inputs together, all others being as they are."""
     name = eqn.primitive.name
     if name == "gather" or (name == "div" and len(here) == 1):
         return here == [0]
@@ -134,8 +146,8 @@ def linear(eqn, here):
 def apply(eqn, ins, axes, out_axes, rows):
     """One operation, by its kind."""
     name = eqn.primitive.name
-    here = [i for i, k in enumerate(axes) if k is not None]
-    if not here or linear(eqn, here):
+    here = floats(eqn, axes)
+    if not here or linear(eqn, axes):
         return bind(eqn, ins)
     if name == "scan":
         return scan(eqn, ins, axes, rows)
@@ -148,12 +160,14 @@ def apply(eqn, ins, axes, out_axes, rows):
     if blind(axes, out_axes):
         return bind(eqn, ins)  # nobody knows where its rows are: the derivative at the left end
 
+    choosing = inner is None and affine(eqn, here) and len(eqn.outvars) == 1
+
     def call(*ins):
         return bind(eqn, ins)
 
     def carry(saved, cotangents):
         ins, outs = saved
-        one = len(outs) == 1
+        own, one = ins, len(outs) == 1
         pull = _pull(call, ins, here, axes, out_axes)
         rank = outs[0].ndim  # of an operation on entries, also that of the inputs that stay as they are
         ins = [
@@ -164,12 +178,31 @@ def apply(eqn, ins, axes, out_axes, rows):
             [_first(a, k) for a, k in zip(given, out_axes, strict=True)] for given in (outs, cotangents)
         )
         y, cotangent = (outs[0], cotangents[0]) if one else (outs, cotangents)
-        found = dict(zip(here, rule(pull, ins, here, y, cotangent, rows), strict=True))
+        if choosing:
+            found = chosen(call, own, here, axes, out_axes, cotangent, rows)
+        else:
+            found = rule(pull, ins, here, y, cotangent, rows)
+        found = dict(zip(here, found, strict=True))
         return tuple(_back(found[i], k) if i in found else None for i, k in enumerate(axes))
 
     operation = jax.custom_vjp(call)
     operation.defvjp(lambda *ins: (outs := call(*ins), (ins, outs)), carry)
     return operation(*ins)
+
+
+def chosen(call, ins, here, axes, out_axes, cotangent, rows):
+    """What is affine once indices and conditions that move have chosen: `secant.choice`."""
+    choosers = [i for i, k in enumerate(axes) if k is not None and i not in here]
+    right = {i: _back(secant.following(_first(ins[i], axes[i]), rows), axes[i]) for i in choosers}
+
+    def at(points, is_right):
+        moved = {i: _back(x, axes[i]) for i, x in zip(here, points, strict=True)} | (right if is_right else {})
+        return _first(call(*(moved.get(i, x) for i, x in enumerate(ins)))[0], out_axes[0])
+
+    def pull(points, is_right, cotangent):
+        return jax.vjp(lambda *points: at(points, is_right), *points)[1](cotangent)
+
+    return secant.choice(at, pull, [_first(ins[i], axes[i]) for i in here], cotangent, rows)
 
 
 def blind(axes, out_axes):
@@ -233,7 +266,6 @@ def kinks(jaxpr, axes, rows, wanted=None):
 def _kinks(eqn, axes, out_axes, wanted, rows):
     """The words for one operation."""
     name, p = eqn.primitive.name, eqn.params
-    here = [i for i, k in enumerate(axes) if k is not None]
     unseen = {"blind"} if blind(axes, out_axes) else set()
     if name == "scan":
         mapped = _mapped(eqn, axes)
@@ -249,12 +281,17 @@ def _kinks(eqn, axes, out_axes, wanted, rows):
         return kinks(inner.jaxpr, axes, rows, wanted) | (unseen if own else set())
     if inner := opaque_body(eqn):
         return kinks(inner.jaxpr, axes, rows, wanted) | {"hidden"} | unseen
+    here = floats(eqn, axes)
     if not any(map(is_float, eqn.outvars)):
-        return _step(eqn)
-    if linear(eqn, here):
+        return _step(eqn) if here else set()
+    if not here:  # a step that becomes a number is a factor that secants do not see
+        return {"blind"}
+    if linear(eqn, axes):
         return set()
+    if affine(eqn, here):  # something chooses: of two, at a single point, or of many, in an order that is not seen
+        return unseen if name == "select_n" else {"blind"}
     if name in KINKS | SELECTIONS | EXTREMES:
-        return unseen | {"kink"}
+        return unseen | ({"kink", "blind"} if name in STEPS else {"kink"})
     return unseen | (set() if name in SMOOTH | JOINTLY else {"hidden"})
 
 
@@ -403,10 +440,11 @@ def rule_of(name, here, eqn, axes):
     if name == "reduce_window_max" and side_by_side(eqn.params) and not any(axes):
         sizes = eqn.params["window_dimensions"][1:]
         return lambda pull, ins, here, y, cotangent, rows: [secant.windows(ins[0], cotangent, rows, sizes)]
+    if name == "top_k" or (name == "sort" and len(eqn.outvars) == 1):
+        axis = len(eqn.invars[0].aval.shape) - 1 if name == "top_k" else eqn.params["dimension"]
+        return ranked(eqn, axis + 1 if axis < axes[0] else axis)
     if name in SELECTIONS and len(here) == 1 and len(eqn.outvars) == 1:
         return selection
-    if name == "top_k":
-        return ranked
     if len(here) > 1 or eqn.invars[here[0]].aval.shape != eqn.outvars[0].aval.shape:
         return common(secant.average)
     return common(secant.smooth if name in SMOOTH or (name == "div" and here == [1]) else secant.average)
@@ -441,14 +479,25 @@ def selection(pull, ins, here, y, cotangent, rows):
     return [secant.selection(ins[here[0]], y, cotangent, rows, lambda x, c: pull([x], c)[0], push)]
 
 
-def ranked(pull, ins, here, y, cotangent, rows):
-    (x,), (y, place) = ins, y
-    share, right = secant.ranked(x, y, place, rows)
+def ranked(eqn, axis):
+    """The largest entries along an axis, or all of them in their order."""
 
-    def scattered(place, c):
-        return jax.vjp(lambda x: jax.numpy.take_along_axis(x, place, axis=-1), x)[1](c)[0]
+    def rank(x):
+        if eqn.primitive.name == "top_k":
+            return lax.top_k(x, eqn.params["k"])
+        place = jax.numpy.argsort(x, axis=-1)
+        return jax.numpy.take_along_axis(x, place, axis=-1), place
 
-    return [scattered(place, cotangent[0] * share) + scattered(right, cotangent[0] * (1 - share))]
+    def rule(pull, ins, here, y, cotangent, rows):
+        x = jax.numpy.moveaxis(ins[0], axis, -1)
+        c = jax.numpy.moveaxis(cotangent[0] if isinstance(cotangent, list) else cotangent, axis, -1)
+
+        def scatter(place, c):
+            return jax.vjp(lambda x: jax.numpy.take_along_axis(x, place, axis=-1), x)[1](c)[0]
+
+        return [jax.numpy.moveaxis(secant.ranked(x, c, rows, rank, scatter), -1, axis)]
+
+    return rule
 
 
 def modulus(pull, ins, here, y, cotangent, rows):

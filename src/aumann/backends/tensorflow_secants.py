@@ -59,6 +59,7 @@ KINKS = set(
     "Floor Ceil Rint Round TopKV2 SegmentMax SegmentMin UnsortedSegmentMax UnsortedSegmentMin TensorScatterMax "
     "TensorScatterMin Mod FloorMod FloorDiv TruncateMod NthElement Dilation2D NextAfter".split()
 )
+STEPS = set("Sign Floor Ceil Rint Round FloorDiv ReluGrad Relu6Grad LeakyReluGrad MaxPoolGrad MaxPool3DGrad".split())
 LOOPS = {"While", "StatelessWhile"}
 BRANCHES = {"If", "StatelessIf", "Case", "StatelessCase"}
 CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
@@ -211,7 +212,8 @@ def _mark(operations, places, rows):
         own = _own_gradient(op)
         _set(op, "_aumann_axes", list=_ints(moving))
         _set(op, "_aumann_out_axes", list=_ints(out_axes))
-        _set(op, "_aumann_ends", b=bool(own) or op.type in CALLS or op.type in AFFINE)
+        _set(op, "_aumann_choosers", list=_ints([None if m == k else k for m, k in zip(moving, axes, strict=True)]))
+        _set(op, "_aumann_ends", b=bool(own) or op.type in CALLS)
         if own:
             _set(op, "_aumann_gradient", s=own)
         _set(op, "_gradient_op_type", s=NAME.encode())
@@ -249,15 +251,21 @@ def _kinks(graph, places, rows):
     "kink": a kink or a step; "hidden": an operation that may have one; "blind": one that is not affine and of which
     nobody knows where its rows are, so that secants do not see it.
     """
-    needed, found = {y.name for y in graph.outputs}, set()
+    needed, veiled, found = {y.name for y in graph.outputs}, set(), set()
     for op in reversed(graph.get_operations()):
-        if op.type == "StopGradient" or all(y.name not in needed for y in op.outputs):
+        wanted = [y.name in needed for y in op.outputs]
+        if op.type == "StopGradient" or not (any(wanted) or any(y.name in veiled for y in op.outputs)):
             continue
-        axes, unit = _at(places, op.inputs), _unit(op)
-        # of an activation that is one operation its name tells, and not what it is made of
-        needed.update(x.name for x in (op.inputs[1:] if unit and unit != "average" else op.inputs))
+        axes, unit, inputs = _at(places, op.inputs), _unit(op), {x.name for x in op.inputs}
+        if _own_gradient(op) and op.type == "IdentityN" and any(wanted):  # results, then what they are made of
+            results = {x.name for x, is_wanted in zip(op.inputs, wanted, strict=True) if is_wanted}
+            inputs -= results
+            if not unit or unit == "average":  # an activation that is one operation is told by its name alone
+                veiled |= results
+        (needed if any(wanted) else veiled).update(inputs)
         if any(k is not None for k in axes):
-            found |= _words(op, axes, _at(places, op.outputs), unit, rows)
+            words = _words(op, axes, _at(places, op.outputs), unit, rows)
+            found |= words if any(wanted) or "kink" not in words else {"hidden", "blind"}
     return found
 
 
@@ -277,14 +285,19 @@ def _words(op, axes, out_axes, unit, rows):
         return unseen | ({"kink"} if unit in secant.KINKED else set())
     if _own_gradient(op):
         return unseen | {"hidden"}
-    if not any(map(_is_float, op.inputs)) or op.type in rows_of.SHAPES | FINITE:
-        return set()  # what was a step before
+    moving = [x for x, k in zip(op.inputs, axes, strict=True) if k is not None]
+    if op.type in rows_of.SHAPES | FINITE:
+        return set()
+    if not any(map(_is_float, moving)):  # a step that becomes a number is a factor that secants do not see
+        return {"blind"} if any(map(_is_float, op.outputs)) else set()
     if not any(map(_is_float, op.outputs)):  # a number becomes an integer or a truth; equal it may be at one point only
         return {"hidden"} if op.type in ("Equal", "NotEqual") else {"kink"}
-    if op.type in AFFINE or _linear(op, axes):
+    if _linear(op, axes):
         return set()
+    if op.type in AFFINE:  # something chooses: of two, at a single point, or of many, in an order that is not seen
+        return unseen if op.type in ("Select", "SelectV2") else {"blind"}
     if op.type in KINKS:
-        return unseen | {"kink"}
+        return unseen | ({"kink", "blind"} if op.type in STEPS else {"kink"})
     return unseen | (set() if op.type in SMOOTH | JOINTLY else {"hidden"})
 
 
@@ -372,9 +385,9 @@ def _carry(op, here, axes, out_axes, cotangents, rows):
         return secant.ends(lambda cotangents: given(_derivative(op, back(cotangents))), cotangents, moves, rows)
     xs = [_first(op.inputs[i], k) for i, k in zip(here, axes, strict=True)]
     if op.type == "TopKV2":
-        return _ranked(
-            op, xs[0], [_first(y, k) for y, k in zip(op.outputs, out_axes, strict=True)], cotangents[0], rows
-        )
+        return _ranked(op, xs[0], cotangents[0], rows)
+    if choosers := {i: k for i, k in enumerate(op.get_attr("_aumann_choosers")) if k != FIXED}:
+        return _chosen(op, here, axes, choosers, out_axes, cotangents, rows, given)
     if len(cotangents) > 1:
         return secant.average(pull, xs, op.outputs, cotangents, rows)
     y = _first(op.outputs[0], out_axes[0])
@@ -393,7 +406,7 @@ def _back(x, k):
     return x if x is None or k <= 0 else tf.transpose(x, [*range(1, k + 1), 0, *range(k + 1, x.shape.rank)])
 
 
-OURS = set("_aumann_axes _aumann_out_axes _aumann_ends _aumann_gradient _gradient_op_type".split())
+OURS = set("_aumann_axes _aumann_out_axes _aumann_choosers _aumann_ends _aumann_gradient _gradient_op_type".split())
 
 
 def _again(op, inputs):
@@ -479,20 +492,43 @@ def _division(pull, op, xs, here, cotangent, rows, inputs, y):
     return secant.divided(*xs, cotangent, rows, _unbroadcast)
 
 
+def _chosen(op, here, axes, choosers, out_axes, cotangents, rows, given):
+    """What is affine once indices and conditions that move have chosen: `secant.choice`."""
+    if len(op.outputs) > 1:
+        return given(_derivative(op, [_back(c, k) for c, k in zip(cotangents, out_axes, strict=True)]))
+
+    def again(points, right):
+        moved = {i: _back(x, k) for i, x, k in zip(here, points, axes, strict=True)}
+        for i, k in choosers.items():
+            moved[i] = _back(secant.following(_first(op.inputs[i], k), rows), k) if right else op.inputs[i]
+        return _again(op, [moved.get(i, x) for i, x in enumerate(op.inputs)])
+
+    def call(points, right):
+        return _first(again(points, right).outputs[0], out_axes[0])
+
+    def pull(points, right, cotangent):
+        return given(_derivative(again(points, right), [_back(cotangent, out_axes[0])]))
+
+    xs = [_first(op.inputs[i], k) for i, k in zip(here, axes, strict=True)]
+    return secant.choice(call, pull, xs, cotangents[0], rows)
+
+
 def _modulus(pull, op, xs, here, cotangent, rows, inputs, y):
     """|z|."""
     (z,) = xs
     return [tf.complex(*secant.modulus(tf.math.real(z), tf.math.imag(z), cotangent, rows))]
 
 
-def _ranked(x, y, place, cotangent, rows):
-    """Entries of the last axis by their rank."""
-    share, right = secant.ranked(x, y, place, rows)
+def _ranked(op, x, cotangent, rows):
+    """The largest entries of the last axis."""
 
-    def scattered(place, c):
+    def rank(x):
+        return tf.math.top_k(x, op.inputs[1])
+
+    def scatter(place, c):
         return tf.gradients(tf.gather(x, place, batch_dims=x.shape.rank - 1), x, grad_ys=c)[0]
 
-    return [scattered(place, cotangent * share) + scattered(right, cotangent * (1 - share))]
+    return [secant.ranked(x, cotangent, rows, rank, scatter)]
 
 
 def _selection(pull, op, xs, here, cotangent, rows, inputs, y):

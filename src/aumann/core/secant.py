@@ -80,86 +80,27 @@ def selection(x, y, cotangent, rows, pull, push):
     return pull(x, cotangent * share) + pull(right, cotangent * (1 - share))
 
 
-def ranked(x, y, place, rows):
-    """Entries of the last axis of x, chosen by their rank: y, which stood at `place`, as `ops.top_k` has them.
+def ranked(x, cotangent, rows, rank, scatter, parts=8):
+    """Entries of the last axis of x, chosen by their rank, x being linear over the cell.
 
-    Returns:
-        (share, right): the part of the cell in which y stands at `place`, and where it stands in the rest of it.
-    """
-    right = following(place, rows)
-    lead = y - ops.take_along_axis(x, right, axis=-1)
-    lag = ops.take_along_axis(following(x, rows), place, axis=-1) - following(y, rows)
-    return left_share(lead, lag), right
-
-
-def contest(x, cotangent, rows, sizes, strides):
-    """A maximum over windows: `selection` without its pulls and pushes, the candidates being slices.
+    Of a maximum the two ends tell nearly all; what has a rank may give way to several others within a cell, which is
+    therefore cut into parts.
 
     Args:
-        x: (n, …), of which entries beyond the last whole window are in none.
-        sizes, strides: of a window along each axis of x but the first.
-
-    Returns:
-        (i, before, j, after): which candidate of its window wins at the left end and what it is due, and the same
-        for the right end.
+        rank: x -> what is chosen and where it stands, as `ops.top_k` has them.
+        scatter: (places, cotangent) -> the cotangent of x.
     """
-    counts = [(n - size) // stride + 1 for n, size, stride in zip(x.shape[1:], sizes, strides, strict=True)]
-
-    def candidates(x):
-        for places in itertools.product(*map(range, sizes)):
-            ends = [a + (n - 1) * stride + 1 for a, n, stride in zip(places, counts, strides, strict=True)]
-            yield x[(slice(None), *(slice(*cut) for cut in zip(places, ends, strides, strict=True)))]
-
-    left, right = list(candidates(x)), list(candidates(following(x, rows)))
-
-    def first(found, best):  # which candidate it is; ties go to the first, as every framework has it
-        which = ops.full_like(best, len(found) - 1, dtype="int32")
-        for k in reversed(range(len(found) - 1)):
-            which = ops.where(found[k] == best, k, which)
-        return which
-
-    def pick(found, which):
-        return functools.reduce(lambda y, k: ops.where(which == k, found[k], y), range(len(found) - 1), found[-1])
-
-    y, z = functools.reduce(ops.maximum, left), functools.reduce(ops.maximum, right)
-    i, j = first(left, y), first(right, z)
-    before = cotangent * left_share(y - pick(left, j), pick(right, i) - z)
-    return i, before, j, cotangent - before
-
-
-def windows(x, cotangent, rows, sizes):
-    """The cotangent of x where y is its maximum over windows that lie side by side.
-
-    Args:
-        x, sizes: as for `contest`.
-    """
-    counts = [length // size for length, size in zip(x.shape[1:], sizes, strict=True)]
-    i, before, j, after = contest(x, cotangent, rows, sizes, sizes)
-    parts = [ops.where(i == k, before, 0) + ops.where(j == k, after, 0) for k in range(math.prod(sizes))]
-    # (n, *sizes, *counts) -> (n, count, size, count, size, …) -> x's shape, with zeros beyond the last window
-    rank = len(sizes)
-    split = ops.reshape(ops.stack(parts, axis=1), (-1, *sizes, *counts))
-    split = ops.transpose(split, (0, *(a for k in range(rank) for a in (1 + rank + k, 1 + k))))
-    carried = ops.reshape(split, (-1, *(count * size for count, size in zip(counts, sizes, strict=True))))
-    over = [(0, length - own) for length, own in zip(x.shape[1:], carried.shape[1:], strict=True)]
-    return ops.pad(carried, [(0, 0), *over]) if any(map(any, over)) else carried
-
-
-def summed(x, like):
-    """x summed to the shape that was broadcast to x's."""
-    lead = len(x.shape) - len(like.shape)
-    if lead:
-        x = ops.sum(x, axis=tuple(range(lead)))
-    axes = tuple(i for i, (a, b) in enumerate(zip(x.shape, like.shape, strict=True)) if b == 1 and a != 1)
-    return ops.sum(x, axis=axes, keepdims=True) if axes else x
-
-
-def divided(x, y, cotangent, rows, unbroadcast=summed):
-    """The cotangents of x and y in x / y: those of a product, and of 1/y whose secant is −1 / (y y′)."""
-    inverse = 1 / y
-    right = following(inverse, rows)
-    above, below = 0.5 * cotangent * (inverse + right), -cotangent * middle(x, rows) * inverse * right
-    return unbroadcast(above, x), unbroadcast(below, y)
+    right = following(x, rows)
+    y, place = rank(x)
+    here, found = x, 0
+    for k in range(1, parts + 1):
+        there = x + (right - x) * (k / parts)
+        z, after = rank(there)
+        lead = y - ops.take_along_axis(here, after, axis=-1)
+        share = left_share(lead, ops.take_along_axis(there, place, axis=-1) - z)
+        found += scatter(place, cotangent * share) + scatter(after, cotangent * (1 - share))
+        here, y, place = there, z, after
+    return found / parts
 
 
 def modulus(x, y, cotangent, rows):
@@ -187,6 +128,21 @@ def modulus(x, y, cotangent, rows):
     middle = length(mx, my) + least(x)
     found = (mx / middle, along * ex - turned * ey), (my / middle, along * ey + turned * ex)
     return [cotangent * ops.where(near, short, long) for short, long in found]
+
+
+def choice(call, pull, xs, cotangent, rows):
+    """An operation that is affine in xs once others, indices or conditions, have chosen: to each choice its share.
+
+    Args:
+        call: (points, right) -> the operation at the points with the choices of the left end of each cell, or of the
+            right one.
+        pull: (points, right, cotangent) -> the cotangents of the points.
+    """
+    ahead = [following(x, rows) for x in xs]
+    lead, lag = (call(points, False) - call(points, True) for points in (xs, ahead))
+    share = left_share(lead, lag)
+    before, after = pull(xs, False, cotangent * share), pull(xs, True, cotangent * (1 - share))
+    return [a if b is None else b if a is None else a + b for a, b in zip(before, after, strict=True)]
 
 
 def ends(pull, cotangents, moves, rows):
