@@ -443,7 +443,7 @@ def rule_of(name, here, eqn, axes):
     if name == "top_k" or (name == "sort" and len(eqn.outvars) == 1):
         axis = len(eqn.invars[0].aval.shape) - 1 if name == "top_k" else eqn.params["dimension"]
         return ranked(eqn, axis + 1 if axis < axes[0] else axis)
-    if name in SELECTIONS and len(here) == 1 and len(eqn.outvars) == 1:
+    if name in SELECTIONS | EXTREMES and len(here) == 1 and len(eqn.outvars) == 1:
         return selection
     if len(here) > 1 or eqn.invars[here[0]].aval.shape != eqn.outvars[0].aval.shape:
         return common(secant.average)
@@ -476,6 +476,7 @@ def selection(pull, ins, here, y, cotangent, rows):
     def push(x, v):
         return jax.linear_transpose(lambda c: pull([x], c)[0], y)(v)[0]
 
+    y = jax.numpy.clip(y, -1e30, 1e30)  # of nothing there is no maximum
     return [secant.selection(ins[here[0]], y, cotangent, rows, lambda x, c: pull([x], c)[0], push)]
 
 

@@ -17,6 +17,7 @@ import itertools
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 # The distance from 1 to the next number; of TensorFloat-32, to which accelerators may round the factors of products.
@@ -80,7 +81,7 @@ def selection(x, y, cotangent, rows, pull, push):
     return pull(x, cotangent * share) + pull(right, cotangent * (1 - share))
 
 
-def ranked(x, cotangent, rows, rank, scatter, parts=8):
+def ranked(x, cotangent, rows, rank, scatter, parts=16):
     """Entries of the last axis of x, chosen by their rank, x being linear over the cell.
 
     Of a maximum the two ends tell nearly all; what has a rank may give way to several others within a cell, which is
@@ -90,17 +91,85 @@ def ranked(x, cotangent, rows, rank, scatter, parts=8):
         rank: x -> what is chosen and where it stands, as `ops.top_k` has them.
         scatter: (places, cotangent) -> the cotangent of x.
     """
-    right = following(x, rows)
+    times = ops.reshape(ops.cast(np.linspace(0, 1, parts + 1), x.dtype), (1, -1, *(1,) * (len(x.shape) - 1)))
+    x = ops.expand_dims(x, 1) + times * ops.expand_dims(following(x, rows) - x, 1)
     y, place = rank(x)
-    here, found = x, 0
-    for k in range(1, parts + 1):
-        there = x + (right - x) * (k / parts)
-        z, after = rank(there)
-        lead = y - ops.take_along_axis(here, after, axis=-1)
-        share = left_share(lead, ops.take_along_axis(there, place, axis=-1) - z)
-        found += scatter(place, cotangent * share) + scatter(after, cotangent * (1 - share))
-        here, y, place = there, z, after
-    return found / parts
+    before, after = place[:, :-1], place[:, 1:]
+    lead = y[:, :-1] - ops.take_along_axis(x[:, :-1], after, axis=-1)
+    share = left_share(lead, ops.take_along_axis(x[:, 1:], before, axis=-1) - y[:, 1:])
+    due = ops.expand_dims(cotangent, 1) / parts
+    several = [ops.concatenate([a, b], axis=-1) for a, b in ((before, after), (due * share, due * (1 - share)))]
+    return scatter(*(ops.concatenate([a[:, k] for k in range(parts)], axis=-1) for a in several))
+
+
+def contest(x, cotangent, rows, sizes, strides):
+    """A maximum over windows: `selection` without its pulls and pushes, the candidates being slices.
+
+    Args:
+        x: (n, …), of which entries beyond the last whole window are in none.
+        sizes, strides: of a window along each axis of x but the first.
+
+    Returns:
+        (i, before, j, after): which candidate of its window wins at the left end and what it is due, and the same
+        for the right end.
+    """
+    counts = [(n - size) // stride + 1 for n, size, stride in zip(x.shape[1:], sizes, strides, strict=True)]
+
+    def candidates(x):
+        for places in itertools.product(*map(range, sizes)):
+            ends = [a + (n - 1) * stride + 1 for a, n, stride in zip(places, counts, strides, strict=True)]
+            yield x[(slice(None), *(slice(*cut) for cut in zip(places, ends, strides, strict=True)))]
+
+    left, right = list(candidates(x)), list(candidates(following(x, rows)))
+
+    def first(found, best):  # which candidate it is; ties go to the first, as every framework has it
+        which = ops.full_like(best, len(found) - 1, dtype="int32")
+        for k in reversed(range(len(found) - 1)):
+            which = ops.where(found[k] == best, k, which)
+        return which
+
+    def pick(found, which):
+        return functools.reduce(lambda y, k: ops.where(which == k, found[k], y), range(len(found) - 1), found[-1])
+
+    y, z = functools.reduce(ops.maximum, left), functools.reduce(ops.maximum, right)
+    i, j = first(left, y), first(right, z)
+    before = cotangent * left_share(y - pick(left, j), pick(right, i) - z)
+    return i, before, j, cotangent - before
+
+
+def windows(x, cotangent, rows, sizes):
+    """The cotangent of x where y is its maximum over windows that lie side by side.
+
+    Args:
+        x, sizes: as for `contest`.
+    """
+    counts = [length // size for length, size in zip(x.shape[1:], sizes, strict=True)]
+    i, before, j, after = contest(x, cotangent, rows, sizes, sizes)
+    parts = [ops.where(i == k, before, 0) + ops.where(j == k, after, 0) for k in range(math.prod(sizes))]
+    # (n, *sizes, *counts) -> (n, count, size, count, size, …) -> x's shape, with zeros beyond the last window
+    rank = len(sizes)
+    split = ops.reshape(ops.stack(parts, axis=1), (-1, *sizes, *counts))
+    split = ops.transpose(split, (0, *(a for k in range(rank) for a in (1 + rank + k, 1 + k))))
+    carried = ops.reshape(split, (-1, *(count * size for count, size in zip(counts, sizes, strict=True))))
+    over = [(0, length - own) for length, own in zip(x.shape[1:], carried.shape[1:], strict=True)]
+    return ops.pad(carried, [(0, 0), *over]) if any(map(any, over)) else carried
+
+
+def summed(x, like):
+    """x summed to the shape that was broadcast to x's."""
+    lead = len(x.shape) - len(like.shape)
+    if lead:
+        x = ops.sum(x, axis=tuple(range(lead)))
+    axes = tuple(i for i, (a, b) in enumerate(zip(x.shape, like.shape, strict=True)) if b == 1 and a != 1)
+    return ops.sum(x, axis=axes, keepdims=True) if axes else x
+
+
+def divided(x, y, cotangent, rows, unbroadcast=summed):
+    """The cotangents of x and y in x / y: those of a product, and of 1/y whose secant is −1 / (y y′)."""
+    inverse = 1 / y
+    right = following(inverse, rows)
+    above, below = 0.5 * cotangent * (inverse + right), -cotangent * middle(x, rows) * inverse * right
+    return unbroadcast(above, x), unbroadcast(below, y)
 
 
 def modulus(x, y, cotangent, rows):
