@@ -4,6 +4,8 @@ A kink that is seen is summed by secants, what may hide one gets the wary estima
 """
 
 import functools
+import itertools
+import warnings
 
 import keras
 import numpy as np
@@ -14,6 +16,7 @@ from keras import ops
 
 import aumann
 from aumann import backends
+from aumann.core import secant
 from aumann.intercept import intercepted
 from aumann.units import handlers
 
@@ -178,7 +181,7 @@ def hiding():
 
 
 def row_points(n=12):
-    return RNG.normal(size=(n, 6)).astype("float32")
+    return np.random.default_rng(8).normal(size=(n, 6)).astype("float32")
 
 
 def kinked(f):
@@ -220,3 +223,93 @@ def test_the_error_that_is_said_holds(name):
     e = aumann.IntegratedGradients(f, tolerance=0.02).explain(x)
     true = true_error(e.values, x, DIRECT.get(name, f))
     assert e.converged.all() and np.mean(true <= e.error + 1e-3) >= 11 / 12, (true / e.error, e.evaluations)
+
+
+def spectral(x):
+    """A network of ReLUs on a spectrum."""
+    real, imag = ops.rfft(mixed(x))
+    return ops.sum(ops.relu(ops.concatenate([real - 1, imag + 0.5], axis=1)) * RNG_SPECTRUM, axis=1)
+
+
+RNG_SPECTRUM = RNG.normal(size=(8,)).astype("float32")
+COMPLEX = {
+    "relu of a spectrum": spectral,
+    "magnitudes": lambda x: ops.sum(ops.relu(ops.absolute(ops.view_as_complex(pairs(x))) - 0.8), axis=1),
+    "products": lambda x: ops.sum(ops.relu(ops.real(ops.view_as_complex(pairs(x)) ** 2)), axis=1),
+}
+
+
+def pairs(x):
+    return ops.reshape(mixed(x), (-1, 3, 2))
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="what torch makes of complex numbers is told elsewhere")
+@pytest.mark.parametrize("name", COMPLEX)
+def test_complex_numbers_carry_cotangents_over_cells(name):
+    f, x = COMPLEX[name], row_points()
+    e = aumann.IntegratedGradients(f, tolerance=0.01).explain(x)
+    assert "secants" in e.provenance["rule"] and e.converged.all() and np.median(e.evaluations) < 100
+    assert (true_error(e.values, x, f) <= e.error + 1e-3).mean() >= 11 / 12
+    assert np.abs(e.residual).max() <= 0.01 * np.abs(e.values).sum(1).max()
+
+
+@pytest.mark.parametrize("axes", [(0, 1, 2), (1, 0, 2), (1, 2, 0)])
+def test_rows_may_be_any_axis(axes):
+    """A layer of hinges is exact with any cells, wherever its rows are."""
+
+    def f(x):
+        h = ops.transpose(pairs(x), axes)
+        y = ops.relu(h) + ops.maximum(h, 0.3 * h + 0.2) + ops.abs(h) / 2
+        return out(ops.transpose(y, np.argsort(axes)))
+
+    x = row_points(4)
+    e = aumann.IntegratedGradients(f, rule=aumann.secant(2)).explain(x)
+    (exact,), _, _ = formula(lambda points: f(points[0]), [x], [np.zeros_like(x)], aumann.midpoint(20000))
+    assert np.abs(e.values - exact).max() < 1e-3
+
+
+def test_the_mean_slope_of_a_modulus_is_exact():
+    """∫ (x, y) / √(x² + y²) over cells of any length, also through 0 and where nothing changes."""
+    draw = np.random.default_rng(2)
+    z = draw.normal(size=(40, 2))
+    z[3:6] = [[-1, -1], [1, 1], [1, 1]]
+    z[7:10] = [[0, 0], [0, 0], [1e-3, 1e-3]]
+    t = (np.arange(100000) + 0.5)[:, None] / 100000
+    exact = []
+    for a, b in itertools.pairwise(z):
+        line = a + t * (b - a)
+        size = np.sqrt((line**2).sum(1, keepdims=True))
+        exact.append((line / np.where(size > 0, size, 1)).mean(0))
+    x, y = (ops.convert_to_tensor(z[:, k].astype("float32")) for k in (0, 1))
+    found = np.stack([ops.convert_to_numpy(g) for g in secant.modulus(x, y, ops.ones_like(x), 40)], axis=1)
+    assert np.abs(found[:-1] - np.array(exact)).max() < 1e-3
+
+
+def gradient_inside(x):
+    """|∂(relu(xW) V)²|²: made of the gradient of a network of ReLUs."""
+
+    def inner(x):
+        return ops.sum(ops.square(ops.matmul(ops.relu(mixed(x)), V)))
+
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = inner(x)
+        return ops.sum(tape.gradient(y, x) * x, axis=1)
+    import jax
+
+    return ops.sum(jax.grad(inner)(x) * x, axis=1)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="TensorFlow and JAX")
+def test_a_gradient_taken_inside_is_right_or_said_not_to_be():
+    """The function jumps where a ReLU turns: what no gradient sees of that is in the error."""
+    x = row_points()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", aumann.ToleranceWarning)
+        warnings.simplefilter("ignore", aumann.CompletenessWarning)
+        e = aumann.IntegratedGradients(gradient_inside, max_evaluations=300).explain(x)
+    true = true_error(e.values, x, gradient_inside)
+    assert np.isfinite(e.values).all() and (true <= e.error + 1e-3).mean() >= 11 / 12

@@ -251,15 +251,28 @@ def kinks(jaxpr, axes, rows, wanted=None):
     "kink": a kink or a step; "hidden": an operation that may have one; "blind": one that is not affine and of which
     nobody knows where its rows are, so that secants do not see it.
     """
-    places, found = spread(jaxpr, axes, rows), set()
+    places, found, positive = spread(jaxpr, axes, rows), set(), not_negative(jaxpr)
     wanted = [True] * len(jaxpr.outvars) if wanted is None else wanted
     needed = {v for v, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted and not isinstance(v, Literal)}
     for eqn in reversed(jaxpr.eqns):
         ins, outs = _at(places, eqn.invars), [v in needed for v in eqn.outvars]
         if any(outs) and eqn.primitive.name != "stop_gradient":
             needed.update(v for v in eqn.invars if not isinstance(v, Literal))
-            if any(k is not None for k in ins):
+            bare = eqn.primitive.name == "abs" and eqn.invars[0] in positive  # as the logarithm of a sum has it
+            if any(k is not None for k in ins) and not bare:
                 found |= _kinks(eqn, ins, _at(places, eqn.outvars), outs, rows)
+    return found
+
+
+def not_negative(jaxpr):
+    """Variables that are nowhere below 0, as far as the operations tell."""
+    found = set()
+    for eqn in jaxpr.eqns:
+        name = eqn.primitive.name
+        made = name in ("exp", "exp2", "logistic", "square", "abs")
+        kept = name in ("reduce_sum", "add", "mul", "broadcast_in_dim", "reshape", "transpose", "squeeze")
+        if made or (kept and all(not isinstance(v, Literal) and v in found for v in eqn.invars)):
+            found.update(eqn.outvars)
     return found
 
 
