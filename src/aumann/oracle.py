@@ -471,10 +471,11 @@ class Oracle:
         if functions not in self._kinked:
             ends = [ops.zeros((1, *shape), self.dtype) for shape in self.shapes]
             side = [ops.convert_to_tensor(self._first[i]) for i in self.held]
-            units = units_of(self.inside, 1, self.backend.operate)
 
             def run(ends):
-                return self.flat(ends, side, functions, units)
+                rows = ends[0].shape[0]
+                units = units_of(self.inside, rows, self.backend.operate)
+                return self.flat(ends, [ops.repeat(s, rows, axis=0) for s in side], functions, units)
 
             self._kinked[functions] = None if self.opaque else self.backend.kinked(run, ends, self.variables)
         return self._kinked[functions]
