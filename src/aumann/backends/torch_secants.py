@@ -103,7 +103,9 @@ class Secants(TorchFunctionMode):
         here = self.moving(leaves)
         if not here or affine(name, here, leaves):
             return func(*args, **kwargs)
-        xs = [leaves[i] for i in here]
+        xs, axis = [leaves[i] for i in here], axis_of(name, args)
+        if axis and all(x.ndim > axis for x in xs):
+            xs = [x.movedim(axis, 0) for x in xs]
         if not all(fits(x, self.rows) for x in xs):
             return func(*args, **kwargs)  # rows are not its first axis: the derivative at the left end
 
@@ -111,7 +113,7 @@ class Secants(TorchFunctionMode):
             leaves[i] = None
 
         def call(*moving):
-            given = dict(zip(here, moving, strict=True))
+            given = dict(zip(here, (x.movedim(0, axis) for x in moving) if axis else moving, strict=True))
             args, kwargs = pytree.tree_unflatten([given.get(i, x) for i, x in enumerate(leaves)], spec)
             return func(*args, **kwargs)
 
@@ -228,12 +230,20 @@ def transformed():
     return torch._C._functorch.maybe_current_level() is not None
 
 
+def axis_of(name, args):
+    """The axis of rows, of operations that have it behind that of time."""
+    if name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
+        return 0 if args[-1] is True else 1
+    return int(name == "multi_head_attention_forward")
+
+
 def trains(args, kwargs):
     return args[5] if len(args) > 5 else kwargs.get("training", False)
 
 
 def fits(x, rows):
-    return x.ndim and len(x) and not len(x) % rows and (x.is_floating_point() or x.is_complex())
+    """Whether a tensor may have rows, or several of its own for each, for its first axis."""
+    return x.layout is torch.strided and x.ndim and len(x) and not len(x) % rows and _is_float(x)
 
 
 def kinked(fn, points):
@@ -243,13 +253,15 @@ def kinked(fn, points):
     """
     two = [torch.cat([p, p + torch.sin(1 + torch.arange(p.numel())).to(p).view_as(p)]) for p in points]
     first = _survey(fn, points)
+    if not first.kinked and not first.unknown:
+        return False
     try:
         second = _survey(fn, two)
     except Exception:  # the model takes one row and no more, or these rows alone
         return None
     if first.missed or second.missed or not torch_survey.same(first.operands, second.operands):
         return None
-    return True if first.kinked or second.kinked else None if first.unknown or second.unknown else False
+    return True if first.kinked or second.kinked else None
 
 
 def _survey(fn, points):

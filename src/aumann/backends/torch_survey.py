@@ -80,8 +80,8 @@ SHAPES = set(
     "_assert_tensor_metadata".split()
 )
 NORMS = {name for name in QUOTIENTS if "batch_norm" in name}
-# Functions by which numbers leave the tensors, where no operation sees them any more.
-ESCAPES = {"numpy", "__array__", "tolist", "data_ptr", "__dlpack__", "untyped_storage", "storage", "_storage"}
+# Functions by which numbers leave the tensors, where no operation sees them any more, or derivatives are changed.
+ESCAPES = {"register_hook", "numpy", "__array__", "tolist", "data_ptr", "__dlpack__", "untyped_storage", "storage", "_storage"}
 
 
 class Survey(TorchDispatchMode):
@@ -89,7 +89,7 @@ class Survey(TorchDispatchMode):
 
     Attributes:
         kinked: whether one of them has kinks.
-        unknown: whether one of them is in no table.
+        unknown: whether one of them is in no table, or has a derivative of its own, of which nothing is seen.
         missed: whether one of them that is not affine runs outside an operation that carries secants.
         operands: of each operation that carries secants, what it was given that moves.
     """
@@ -119,7 +119,7 @@ class Survey(TorchDispatchMode):
 
     def escaped(self):
         """Numbers that move have left the tensors."""
-        self.missed = True
+        self.unknown = self.missed = True
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -138,9 +138,9 @@ class Survey(TorchDispatchMode):
     def _classify(self, func, name, leaves, moving, tensors):
         if self.quiet:
             return
-        if not tensors or name == "_local_scalar_dense":
+        alone = not self.carried and not torch.is_grad_enabled()  # a custom autograd function
+        if alone or not tensors or name == "_local_scalar_dense":
             self.escaped()
-            return
         kind = kind_of(func, name, leaves, moving, tensors)
         self.kinked |= kind == "kinked"
         self.unknown |= kind == "unknown"
