@@ -143,6 +143,8 @@ NOT_SMOOTH = {
     "pairwise_distance": lambda x: F.pairwise_distance(x, B[:1], p=1),
     "prelu": lambda x: F.prelu(x, torch.tensor(0.1)),
     "threshold": lambda x: F.threshold(x, 0.1, 0.2),
+    "hardshrink": lambda x: F.hardshrink(x, 0.2),
+    "softsign": F.softsign,
     "heaviside": lambda x: x * torch.heaviside(x, torch.tensor(0.0)),
     "remainder": lambda x: x % 0.7,
     "fmod": lambda x: torch.fmod(x, 0.7),
@@ -172,7 +174,7 @@ SMOOTH = {
     **{
         name: (lambda f: lambda x: f(x @ A))(f)
         for name, f in {
-            "gelu": F.gelu, "silu": F.silu, "mish": F.mish, "softplus": F.softplus, "softsign": F.softsign,
+            "gelu": F.gelu, "silu": F.silu, "mish": F.mish, "softplus": F.softplus, 
             "logsigmoid": F.logsigmoid, "tanhshrink": F.tanhshrink, "tanh": torch.tanh, "sigmoid": torch.sigmoid,
             "expit": torch.special.expit, "erf": torch.special.erf, "exp2": torch.exp2, "sinc": torch.sinc,
             "arctan": torch.arctan, "method": torch.Tensor.tanh, "overload": torch.ops.aten.tanh.default,

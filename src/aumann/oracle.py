@@ -21,7 +21,7 @@ from aumann.core.baselines import FIXED
 from aumann.core.credits import slope
 from aumann.core.pace import Pace, Room
 from aumann.core.paths import chorded, moving
-from aumann.core.secant import following
+from aumann.core.secant import KINKED, following
 from aumann.core.targets import Output
 from aumann.intercept import Place, intercepted, visited
 from aumann.running import Running
@@ -471,13 +471,19 @@ class Oracle:
         if functions not in self._kinked:
             ends = [ops.zeros((1, *shape), self.dtype) for shape in self.shapes]
             side = [ops.convert_to_tensor(self._first[i]) for i in self.held]
+            told = set()
+
+            def operate(call, xs, rule, rows):
+                told.add(rule)
+                return self.backend.operate(call, xs, rule, rows)
 
             def run(ends):
                 rows = ends[0].shape[0]
-                units = units_of(self.inside, rows, self.backend.operate)
+                units = units_of(self.inside, rows, operate)
                 return self.flat(ends, [ops.repeat(s, rows, axis=0) for s in side], functions, units)
 
-            self._kinked[functions] = None if self.opaque else self.backend.kinked(run, ends, self.variables)
+            seen = None if self.opaque else self.backend.kinked(run, ends, self.variables)
+            self._kinked[functions] = True if seen is False and told & KINKED else seen
         return self._kinked[functions]
 
     @property

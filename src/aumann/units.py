@@ -10,8 +10,12 @@ from keras import ops, tree
 from keras.src.backend import nn  # where every use of an activation passes: layers, operations, users' own functions
 
 ACTIVATIONS = {
-    **dict.fromkeys(("gelu", "silu", "softplus", "softsign", "log_sigmoid", "squareplus", "tanh_shrink"), "smooth"),
-    **dict.fromkeys(("elu", "selu", "celu", "hard_silu", "soft_shrink"), "kinked"),
+    **dict.fromkeys(("gelu", "silu", "softplus", "log_sigmoid", "squareplus", "tanh_shrink"), "smooth"),
+    # softsign among them: a second derivative that jumps bends the law that smooth sums follow
+    **dict.fromkeys(("elu", "selu", "celu", "hard_silu", "soft_shrink", "softsign"), "kinked"),
+    **dict.fromkeys(("sparse_plus", "sparse_sigmoid"), "kinked"),
+    **dict.fromkeys(("hard_shrink", "threshold", "sparsemax"), "gates"),
+    **dict.fromkeys(("log_softmax", "glu"), "average"),
     "leaky_relu": "hinge",
     "softmax": "softmax",
 }

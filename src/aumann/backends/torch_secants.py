@@ -25,11 +25,11 @@ ATTRIBUTES = set(  # what is no operation
     "is_same_size result_type can_cast is_tensor is_nonzero equal allclose broadcast_shapes _set_grad_enabled".split()
 )
 SMOOTH = set(
-    "exp exp2 log log1p log2 log10 expm1 tanh sigmoid expit softplus softsign erf erfc sqrt rsqrt square pow __pow__ "
+    "exp exp2 log log1p log2 log10 expm1 tanh sigmoid expit softplus erf erfc sqrt rsqrt square pow __pow__ "
     "float_power __rpow__ reciprocal __rdiv__ __rtruediv__ sin cos tan sinh cosh asinh acosh atanh asin acos atan "
     "arctan arcsin arccos arcsinh arccosh arctanh silu gelu mish logsigmoid log_sigmoid tanhshrink".split()
 )
-KINKED = {"elu", "selu", "celu", "hardswish", "softshrink", "hardshrink", "threshold", "_threshold"}
+KINKED = {"elu", "selu", "celu", "hardswish", "softshrink", "softsign"}
 # Operations that are affine in whatever moves: differentiated as ever.
 AFFINE = set(
     "add sub subtract rsub __add__ __radd__ __sub__ __rsub__ neg negative __neg__ sum mean reshape view permute "
@@ -181,9 +181,7 @@ class Secants(TorchFunctionMode):
         own = memory(target)
         for ctx, memories in self.saved:
             if own in memories and ctx.kept is None:
-                ctx.kept = [
-                    x.detach().clone() if memory(x) == own else x.detach() for x in ctx.saved_tensors
-                ]
+                ctx.kept = [x.detach().clone() if memory(x) == own else x.detach() for x in ctx.saved_tensors]
 
 
 class _Here(threading.local):

@@ -81,7 +81,17 @@ SHAPES = set(
 )
 NORMS = {name for name in QUOTIENTS if "batch_norm" in name}
 # Functions by which numbers leave the tensors, where no operation sees them any more, or derivatives are changed.
-ESCAPES = {"register_hook", "numpy", "__array__", "tolist", "data_ptr", "__dlpack__", "untyped_storage", "storage", "_storage"}
+ESCAPES = {
+    "register_hook",
+    "numpy",
+    "__array__",
+    "tolist",
+    "data_ptr",
+    "__dlpack__",
+    "untyped_storage",
+    "storage",
+    "_storage",
+}
 
 
 class Survey(TorchDispatchMode):

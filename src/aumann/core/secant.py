@@ -180,6 +180,11 @@ def relu(pull, xs, y, cotangent, rows):
     return [cotangent * open_fraction(xs[0], rows)]
 
 
+def gates(pull, xs, y, cotangent, rows):
+    """What has kinks and may jump: the derivative at the average of the ends, for a secant would count the jumps."""
+    return average(pull, xs, y, cotangent, rows)
+
+
 def softmax(pull, xs, y, cotangent, rows):
     """e / Σe over the last axis, of e = exp(x − m) with one m for both ends of a cell, which the quotient cancels."""
     (x,) = xs
@@ -198,5 +203,5 @@ def softmax(pull, xs, y, cotangent, rows):
     return [inward * rise]
 
 
-RULES = {rule.__name__: rule for rule in (average, smooth, kinked, hinge, relu, softmax)}
-KINKED = {rule.__name__ for rule in (kinked, hinge, relu)}
+RULES = {rule.__name__: rule for rule in (average, smooth, kinked, hinge, relu, gates, softmax)}
+KINKED = {rule.__name__ for rule in (kinked, hinge, relu, gates)}
