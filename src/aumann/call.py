@@ -168,8 +168,9 @@ class Call:
             return refinement.stacked(map(some, self._in_parts(rows)), len(rows))
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
-        if kinked is False and any(map(self._kinked, self.paths, range(len(self.paths)))):
-            kinked = True
+        if kinked is False:
+            corners = [self._kinked(path, k) for k, path in enumerate(self.paths)]
+            kinked = True if True in corners else None if None in corners else False
         secants = refinement.secants(self.integrate)
         if kinked:
             done = refine(secants, rows)

@@ -90,11 +90,15 @@ class Secants(TorchFunctionMode):
         name = name_of(func)
         if self.survey and name in torch_survey.ESCAPES and args and self.survey.moves(args[0]):
             self.survey.escaped()
-        if name in ATTRIBUTES or not torch.is_grad_enabled() or transformed():
+        if name in ATTRIBUTES or transformed():
+            return func(*args, **kwargs)
+        target = overwritten(name, args, kwargs)
+        if target is not None:
+            self._keep(target)
+        if not torch.is_grad_enabled():
             return func(*args, **kwargs)
         if name in GRADIENTS:
             return self._gradient(func, args, kwargs)
-        target = overwritten(name, args, kwargs)
         if target is not None:
             return self._in_place(func, name, target, args, kwargs)
         if name in AFFINE and not (name == "batch_norm" and trains(args, kwargs)):
@@ -160,7 +164,6 @@ class Secants(TorchFunctionMode):
 
     def _in_place(self, func, name, target, args, kwargs):
         """As the twin that makes a new tensor, which is then copied to where it belongs."""
-        self._keep(target)
         base = base_of(name)
         leaves, _ = pytree.tree_flatten((args, kwargs))
         here = self.moving(leaves)
@@ -254,16 +257,16 @@ def kinked(fn, points):
     if not first.kinked and not first.unknown:
         return False
     try:
-        second = _survey(fn, two)
+        second = _survey(fn, two, first.operands)
     except Exception:  # the model takes one row and no more, or these rows alone
         return None
-    if first.missed or second.missed or not torch_survey.same(first.operands, second.operands):
+    if first.missed or second.missed or not second.alike or second.before:
         return None
     return True if first.kinked or second.kinked else None
 
 
-def _survey(fn, points):
-    survey = torch_survey.Survey()
+def _survey(fn, points, before=None):
+    survey = torch_survey.Survey(before)
     with torch.enable_grad(), Secants(len(points[0]), survey), survey:
         fed = feed([p.detach().clone().requires_grad_() for p in points])
         survey.mark(fed)

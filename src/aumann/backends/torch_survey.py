@@ -57,7 +57,11 @@ SMOOTH = set(
     "soft_margin_loss binary_cross_entropy binary_cross_entropy_with_logits kl_div nan_to_num deg2rad rad2deg "
     "linalg_inv_ex inverse _linalg_solve_ex linalg_solve_triangular triangular_solve cholesky_solve cholesky_inverse "
     "linalg_cholesky_ex cholesky _linalg_det _linalg_slogdet linalg_matrix_exp _cosine_similarity "
-    "_weight_norm_interface _foreach_mul".split()
+    "_weight_norm_interface "
+    # of gradients that are taken inside a model
+    "tanh_backward sigmoid_backward gelu_backward silu_backward mish_backward softplus_backward log_sigmoid_backward "
+    "glu_backward _softmax_backward_data _log_softmax_backward_data native_layer_norm_backward "
+    "native_group_norm_backward logit_backward convolution_backward".split()
 )
 # Kinks and steps.
 KINKED = set(
@@ -101,11 +105,17 @@ class Survey(TorchDispatchMode):
         kinked: whether one of them has kinks.
         unknown: whether one of them is in no table, or has a derivative of its own, of which nothing is seen.
         missed: whether one of them that is not affine runs outside an operation that carries secants.
-        operands: of each operation that carries secants, what it was given that moves.
+        operands: of each operation that carries secants, what it was given that moves; of a run of one row.
+        alike: whether the operands of a run of that row and another begin as those do. Where they do not, rows are not
+            what the first axis of a tensor is made of.
+
+    Args:
+        before: the operands of the run of one row, if this is the one of two.
     """
 
-    def __init__(self):
+    def __init__(self, before=None):
         super().__init__()
+        self.before, self.alike = before, True
         self.kinked = self.unknown = self.missed = False
         self.carried = self.quiet = 0
         self.operands, self._memory = [], {}
@@ -125,7 +135,11 @@ class Survey(TorchDispatchMode):
     def gave(self, xs):
         """These were given to an operation that carries secants."""
         with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
-            self.operands.append([x.detach().clone() for x in xs])
+            xs = [x.detach() for x in xs]
+            if self.before is None:
+                self.operands.append([x.clone() for x in xs])
+            elif self.alike:
+                self.alike = bool(self.before) and _begin(self.before.pop(0), xs)
 
     def escaped(self):
         """Numbers that move have left the tensors."""
@@ -183,23 +197,17 @@ def kind_of(func, name, leaves, moving, tensors):
     return "unknown"
 
 
-def same(one, two):
-    """Whether what two runs, of one row and of that row with another behind it, gave their operations begins alike.
-
-    Where it does not, rows are not what the first axis of a tensor is made of.
-    """
-    if len(one) != len(two):
+def _begin(xs, ys):
+    """Whether each y has twice as many entries along its first axis as its x, and begins with those of x."""
+    if len(xs) != len(ys):
         return False
-    for xs, ys in zip(one, two, strict=True):
-        if len(xs) != len(ys):
+    for x, y in zip(xs, ys, strict=True):
+        if 2 * len(x) != len(y) or x.shape[1:] != y.shape[1:]:
             return False
-        for x, y in zip(xs, ys, strict=True):
-            if 2 * len(x) != len(y) or x.shape[1:] != y.shape[1:]:
-                return False
-            x, y = (a.to(torch.complex128 if a.is_complex() else torch.float64) for a in (x, y[: len(x)]))
-            size = x.abs().nan_to_num(0, 0, 0).max() if x.numel() else 0
-            if not torch.allclose(x, y, rtol=1e-2, atol=1e-2 * float(size) + 1e-12, equal_nan=True):
-                return False
+        x, y = (a.to(torch.complex128 if a.is_complex() else torch.float64) for a in (x, y[: len(x)]))
+        size = float(x.abs().nan_to_num(0, 0, 0).max()) if x.numel() else 0.0
+        if not torch.allclose(x, y, rtol=1e-2, atol=1e-2 * size + 1e-12, equal_nan=True):
+            return False
     return True
 
 

@@ -57,26 +57,26 @@ def slope(x, y, rows, derivative, smooth=True):
 
 
 def left_share(lead, lag):
-    """The part of a cell that passes before the left end's winner is overtaken by the right end's.
+    """The part of a cell that passes before the left end's choice gives way to the right end's.
 
     Args:
-        lead: how far the left winner is ahead of the right one at the left end, ≥ 0; ≤ 0 for a minimum.
-        lag: how far it is ahead at the right end, ≤ 0; ≥ 0 for a minimum.
+        lead: how far the left choice is ahead of the right one at the left end: ≥ 0 for a maximum.
+        lag: how far it is ahead at the right end: ≤ 0 for a maximum. Where a rank is chosen, the signs are the other
+            way round if it is passed from below.
     """
-    closing = lead - lag
-    tie = closing == 0
-    return ops.where(tie, 0.5, lead / ops.where(tie, ops.ones_like(closing), closing))
+    closing = ops.abs(lead) + ops.abs(lag)
+    return ops.where(closing > 0, ops.abs(lead) / ops.where(closing > 0, closing, ops.ones_like(closing)), 0.5)
 
 
 def selection(x, y, cotangent, rows, pull, push):
-    """A maximum, or another order statistic, of entries of x: to the winners at both ends, by their shares.
+    """A maximum over some of the entries of x: the cotangent goes to the winners at both ends, by their shares.
 
     Args:
         pull: (x, c) -> Jᵀ(x) c, where J(x) picks the winners at x.
         push: (x, v) -> J(x) v.
     """
     right, y_right = following(x, rows), following(y, rows)
-    share = ops.clip(left_share(y - push(right, x), push(x, right) - y_right), 0, 1)  # others may win in between
+    share = left_share(y - push(right, x), push(x, right) - y_right)
     return pull(x, cotangent * share) + pull(right, cotangent * (1 - share))
 
 
