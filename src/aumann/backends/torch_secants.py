@@ -5,6 +5,7 @@ gone with the block, whatever happens. An operation that moves and is not known 
 backward of its own; one without a rule of its own is differentiated at the average of the ends of each cell.
 """
 
+import contextlib
 import functools
 import threading
 
@@ -182,9 +183,10 @@ class Secants(TorchFunctionMode):
     def _keep(self, target):
         """What operations saved of a memory that is about to be overwritten is copied first."""
         own = memory(target)
-        for ctx, memories in self.saved:
+        for ctx, memories, saved in self.saved:
             if own in memories and ctx.kept is None:
-                ctx.kept = [x.detach().clone() if memory(x) == own else x.detach() for x in ctx.saved_tensors]
+                saved = ctx.saved_tensors if saved is None else saved
+                ctx.kept = [x.detach().clone() if memory(x) == own else x.detach() for x in saved]
 
 
 class _Here(threading.local):
@@ -346,15 +348,18 @@ class _Operation(torch.autograd.Function):
     def forward(ctx, call, rule, rows, quiet, *xs):
         ctx.set_materialize_grads(False)
         ctx.block = block()
-        ys = _surveyed(call, xs, quiet, ctx.block and ctx.block.survey)
-        own = {memory(x) for x in xs}
-        ys = tuple(y.clone() if _is_float(y) and memory(y) in own else y for y in ys)
-        ctx.places = [i for i, y in enumerate(ys) if _is_float(y)]
-        ctx.save_for_backward(*(ys[i] for i in ctx.places), *xs)
-        ctx.about, ctx.kept = (call, rule, rows), None
-        if ctx.block:
-            memories = own | {memory(ys[i]) for i in ctx.places}
-            ctx.block.saved.append((ctx, memories))
+        survey = ctx.block.survey if ctx.block else None
+        with survey.carries(xs, quiet) if survey else contextlib.nullcontext():
+            ys = call(*xs)
+            own = set(map(memory, xs))
+            ys = tuple(y.clone() if _is_float(y) and memory(y) in own else y for y in ys)
+            ctx.places = [i for i, y in enumerate(ys) if _is_float(y)]
+            saved = [*(ys[i] for i in ctx.places), *xs]
+            ctx.save_for_backward(*saved)
+            ctx.about, ctx.kept = (call, rule, rows), None
+            if ctx.block:
+                kept = [x.detach() for x in saved] if hooked() else None
+                ctx.block.saved.append((ctx, set(map(memory, saved)), kept))
         return ys
 
     @staticmethod
@@ -384,15 +389,9 @@ def memory(x):
         return x.untyped_storage()._cdata
 
 
-def _surveyed(call, xs, quiet, survey):
-    if survey is None:
-        return call(*xs)
-    survey.gave(xs)
-    survey.carried, survey.quiet = survey.carried + 1, survey.quiet + quiet
-    try:
-        return call(*xs)
-    finally:
-        survey.carried, survey.quiet = survey.carried - 1, survey.quiet - quiet
+def hooked():
+    """Whether what is saved is handed to others, as by a checkpoint, who are not to be asked for it yet."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def _derivative(call, xs, cotangents):

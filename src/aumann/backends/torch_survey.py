@@ -6,6 +6,8 @@ is known by its memory, so that views and detached tensors move too. An operatio
 unknown: the tables name what is smooth, and nothing passes for smooth because it was forgotten.
 """
 
+import contextlib
+
 import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -132,14 +134,20 @@ class Survey(TorchDispatchMode):
         memory = _memory(x)
         return (None if memory is None else memory._cdata) in self._memory
 
-    def gave(self, xs):
-        """These were given to an operation that carries secants."""
+    @contextlib.contextmanager
+    def carries(self, xs, quiet):
+        """For the length of an operation that carries secants, given what moves; quiet if it is known to be smooth."""
         with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
             xs = [x.detach() for x in xs]
             if self.before is None:
                 self.operands.append([x.clone() for x in xs])
             elif self.alike:
                 self.alike = bool(self.before) and _begin(self.before.pop(0), xs)
+        self.carried, self.quiet = self.carried + 1, self.quiet + quiet
+        try:
+            yield
+        finally:
+            self.carried, self.quiet = self.carried - 1, self.quiet - quiet
 
     def escaped(self):
         """Numbers that move have left the tensors."""
