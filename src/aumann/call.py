@@ -185,8 +185,9 @@ class Call:
             return np.ones(len(rows), bool) if kinked is False else blamed
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
-        if kinked is False and any(map(self._kinked, self.paths, range(len(self.paths)))):
-            kinked = True
+        if kinked is False:
+            corners = [self._kinked(path, k) for k, path in enumerate(self.paths)]
+            kinked = True if True in corners else None if None in corners else False
         secants = refinement.secants(self.integrate)
         if kinked:
             first = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, 3 * n, secant(n).nodes, m))

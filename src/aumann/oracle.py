@@ -531,7 +531,9 @@ class Oracle:
                 return self.backend.operate(call, xs, rule, rows)
 
             def run(ends):
-                return self.flat(ends, side, functions, units_of(self.inside, 1, operate))
+                rows = ends[0].shape[0]
+                units = units_of(self.inside, rows, operate)
+                return self.flat(ends, [ops.repeat(s, rows, axis=0) for s in side], functions, units)
 
             seen = None if self.opaque else self.backend.kinked(run, ends, self.variables)
             self._kinked[functions] = True if seen is False and told & KINKED else seen

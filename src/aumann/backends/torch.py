@@ -60,17 +60,15 @@ def trace(fn, *arrays):
     return list(reads.variables.values())
 
 
-def gradients(fn, points):
+def gradients(fn, points, grad=torch.autograd.grad):
     with torch.enable_grad():
         points = [p.detach().requires_grad_() for p in points]
-        values = fn(points)
+        values = fn(torch_secants.feed(points))
         k = values.shape[1]
         columns = []
         for c in range(k):
             if values.requires_grad:
-                columns.append(
-                    torch.autograd.grad(values[:, c].sum(), points, retain_graph=c + 1 < k, allow_unused=True)
-                )
+                columns.append(grad(values[:, c].sum(), points, retain_graph=c + 1 < k, allow_unused=True))
             else:
                 columns.append([None] * len(points))
     return values.detach(), [list(row) for row in zip(*columns, strict=True)]
@@ -100,11 +98,9 @@ def slopes(fn, points):
 
 
 def secants(fn, points):
-    def over_cells(points):
-        with Secants(len(points[0])):
-            return fn(points)
-
-    return gradients(over_cells, points)
+    """The block lasts until the way back is done: what is computed anew on it carries secants too."""
+    with Secants(len(points[0])):
+        return gradients(fn, points, torch_secants.outermost)
 
 
 def push(fn, points, directions):
