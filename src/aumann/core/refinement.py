@@ -79,9 +79,7 @@ def secants(integrate, cells=secant, leave=None):
         return integrate(rows, cells(count))
 
     name, first, second = ("secants", 2, 5) if cells is secant else ("graded secants", 7, 15)
-    return Sums(
-        name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave
-    )
+    return Sums(name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave)
 
 
 def trapezoids(integrate, order=4, leave=None):
@@ -114,9 +112,7 @@ def graded_trapezoids(integrate, order):
         share /= share + part
         return [s * share + new * (1 - share) for s, new in zip(last, integrate(rows, rule), strict=True)]
 
-    return Sums(
-        "graded trapezoids", of, 8, 16, lambda n, want: 2 * n, lambda n, k: np.where(k, n - k, n + 1), order
-    )
+    return Sums("graded trapezoids", of, 8, 16, lambda n, want: 2 * n, lambda n, k: np.where(k, n - k, n + 1), order)
 
 
 def at_the_ends(t, baselines):
@@ -208,6 +204,7 @@ def refine(sums, rows, change, tolerance, most, rounding):
     goal = max(tolerance, 2 * rounding)
     done = Refined([], np.full((n, targets), np.inf), [], np.zeros(n, int))
     last, cells, want = [], np.zeros(n, int), np.full(n, sums.first)
+    trails, paces, looked = [], np.full(n, np.nan), np.zeros(n, bool)  # differences, growth of cells, left or not
     while want.any():
         for count in map(int, np.unique(want[want > 0])):
             here = np.flatnonzero(want == count)
@@ -228,8 +225,7 @@ def refine(sums, rows, change, tolerance, most, rounding):
             else:  # every row
                 done.values, done.parts = list(found), [done.error.copy() for _ in found]
                 last = [np.array(s) for s in found]
-                trails, paces = [np.full((2, n, targets), np.nan) for _ in found], np.full(n, np.nan)
-                looked = np.zeros(n, bool)
+                trails = [np.full((2, n, targets), np.nan) for _ in found]
             done.evaluations[here] += sums.price(count, cells[here])
             cells[here] = count
             want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], goal, most)
