@@ -340,7 +340,8 @@ class Call:
         unseen = silent
         if self.complete and self.method.spans and self.tolerance is not None:
             mass = sum(map(refinement.size, done.values))
-            most_of_it = np.abs(residual) - self.change(slice(None))[1] > np.maximum(self.tolerance, error / 2) * mass
+            missing = np.abs(residual) - self.change(slice(None))[1]
+            most_of_it = missing > np.maximum(self.tolerance, np.where(mass > 0, error, 0) / 2) * mass
             unseen = silent | above & most_of_it & (done.evaluations >= CLOSELY * self.starts.count)[:, None]
         rows = np.flatnonzero(unseen.any(1))
         if len(rows):

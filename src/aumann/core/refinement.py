@@ -17,7 +17,6 @@ same ratio of norms, |v|₁² / |v|₂². The cells to try next follow from the 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -180,7 +179,8 @@ def _each(fn, *results):
     return Refined(**found)
 
 
-class Step(NamedTuple):
+@dataclass
+class Step:
     """What a new sum has changed, each (rows, targets): |R − Sₙ|₁, |R − R′|₁, |R|₁ and |R − Sₙ|₂²."""
 
     correction: np.ndarray
@@ -212,7 +212,8 @@ def refine(sums, rows, change, tolerance, most, rounding):
             if last:
                 growth = count / cells[here]
                 pace, steps = (paces[here], growth), _extrapolate(done, last, here, growth, found, sums.order)
-                whole, before = Step(*map(sum, zip(*steps, strict=True))), sum(t[:, here] for t in trails)
+                whole = Step(*map(sum, zip(*(vars(step).values() for step in steps), strict=True)))
+                before = sum(trail[:, here] for trail in trails)
                 for part, step, trail in zip(done.parts, steps, trails, strict=True):
                     left = _left(step, trail[:, here], *pace, sums.order)
                     part[here] = relative(left, step.mass, rounding)
