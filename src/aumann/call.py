@@ -14,15 +14,17 @@ from keras import ops, tree
 from aumann import backends, independence, starts
 from aumann import inputs as arrays
 from aumann.core import baselines, engine, paths, refinement, targets
-from aumann.core.rules import Rule, gauss_legendre, graded_secant, secant, trapezoid
+from aumann.core.rules import Rule, graded_secant, secant, trapezoid
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation
 from aumann.oracle import elsewhere
 from aumann.progress import Tally, reporter
 
 LEAST_EVALUATIONS = 9  # of the first two sums of secants
+PLACES = 64  # at which a gradient is looked for before a model is said to have none
 ENDS = 6  # gradients that tell whether the ends of the path are to blame
 LEAST_ELSEWHERE = 24  # of the first two sums of what is graded
+CLOSELY = 256  # gradients that should have seen whatever a gradient shows
 BLOCK = 1 << 14  # rows whose accounts are drawn up at a time
 
 
@@ -45,15 +47,17 @@ class Call:
         below: by leaf, those that were given as inputs of a layer that reads them.
         at_ends: F(x) and F(x′), each (n, targets).
         exactness: how the values came about, for the provenance: written by whichever sum was taken.
+        spans: whether values of zero say that F does not change on the path.
         drawn: whether the baselines are draws from a distribution.
         base_value: F(x′) (n, targets), where it is known beforehand.
         laid: whether paths were laid behind the model's affine prefix; written with the values.
         tolerance: that the error of a row is held against, or None; written with it.
         crew: the devices that it runs on.
         places: t at which the path is searched, should the gradient not be finite somewhere.
+        steep: rows whose slope is enormous at an end of the path, as far as that was seen.
     """
 
-    drawn, index, base_value, tolerance, laid = False, None, None, None, False
+    drawn, index, base_value, tolerance, laid, steep = False, None, None, None, False, ()
     places = np.linspace(0, 1, 65)
 
     def __init__(self, method, oracle, structure, leaves, target, baseline, progress, crew):
@@ -102,17 +106,19 @@ class Call:
         self.at_ends = prediction, base_value
         self.cuts = not self.method.complete or self._cuts(prediction)
         self.complete = self.method.complete and self.cuts and not self.oracle.repeats
+        whole = self.cuts and not self.oracle.by_name and not self.oracle.repeats
+        self.spans = self.complete or (self.method.spans and whole)
         with reporter(self.progress) as self.tally:
             done = self.method.sum(self)
         self.tally = Tally(lambda done, expected: None)  # for what is looked up from here on
         found = done.values
-        residual, finite, loose = self._account(found)
+        residual, finite, loose, silent = self._account(found)
         for a in (*found, prediction, base_value, residual, done.evaluations, done.error):
             if a is not None:
                 a.flags.writeable = False  # an explanation would copy what others can write to
         self._refuse_silent_integers(found, index, prediction)
-        self._refuse_steps(found)
-        self._judge(done, residual, finite, loose)
+        self._refuse_steps(silent)
+        self._judge(done, residual, finite, loose, silent)
         one = (lambda a: a) if targets.is_several(self.target) else (lambda a: a[:, 0])
         return Explanation(
             **self._mirrors([one(v) for v in found]),
@@ -169,7 +175,8 @@ class Call:
 
             def some(rows):
                 change, noise = self.change(rows)
-                noise = noise if self.complete else np.full_like(noise, np.inf), noise
+                unknown = np.full_like(noise, np.inf)
+                noise = noise if self.complete else unknown, noise if self.spans else unknown
                 with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
                     return refinement.refine(sums, rows, (change, *noise), tolerance, most - spent, rounding)
 
@@ -179,7 +186,9 @@ class Call:
             if most - spent - ENDS < LEAST_ELSEWHERE:
                 return np.zeros(len(rows), bool)
             found = self.integrate(rows, refinement.at_the_ends(ends, self.starts.count))
-            blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(1)  # of first order, half of it is to come
+            blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(
+                1
+            )  # of first order, half of it is to come
             steep.append(rows[blamed])
             bent.append(rows[~blamed])
             return np.ones(len(rows), bool) if kinked is False else blamed
@@ -194,11 +203,10 @@ class Call:
             graded = refinement.secants(self.integrate, graded_secant)
         else:
             order = 2 if kinked is None else 4
-            first = refinement.trapezoids(
-                self.integrate, order, lambda r, n, m: leave(r, n, trapezoid(n + 1).nodes, m)
-            )
+            first = refinement.trapezoids(self.integrate, order, lambda r, n, m: leave(r, n, trapezoid(n + 1).nodes, m))
             graded = refinement.graded_trapezoids(self.integrate, 2 if kinked is None else refinement.FASTEST)
         done = refine(first, rows)
+        self.steep = np.concatenate([np.zeros(0, int), *steep])
         for sums, left in ((graded, steep), (secants, bent if kinked is False else [])):
             left = np.concatenate([*left, np.zeros(0, int)])
             if len(left):
@@ -277,9 +285,10 @@ class Call:
     def _account(self, found):
         """Σφ − (F(x) − F(x′)) (n, targets); by row, whether its values are finite, and whether that is too much.
 
-        Some rows at a time, so that nothing arises for each row but the answers.
+        And (n, targets) whether values are zero though F changes. Some rows at a time, so that nothing arises for each
+        row but the answers.
         """
-        residual = np.empty((self.rows, len(self.columns)))
+        residual, silent = np.empty((self.rows, len(self.columns))), np.empty((self.rows, len(self.columns)), bool)
         finite, loose = np.empty((2, self.rows), bool)
         for first in range(0, self.rows, BLOCK):
             rows = slice(first, first + BLOCK)
@@ -288,9 +297,10 @@ class Call:
             residual[rows] = sum(map(refinement.total, own)) - change
             finite[rows] = np.isfinite(mass).all(1)
             loose[rows] = (np.abs(residual[rows]) > np.maximum(0.05 * mass, noise)).any(1)
-        return residual, finite, loose
+            silent[rows] = (mass == 0) & (np.abs(change) > noise)
+        return residual, finite, loose, silent
 
-    def _judge(self, done, residual, finite, loose):
+    def _judge(self, done, residual, finite, loose, silent):
         """What must be said about the numbers: not finite, not as exact as was asked for, or not complete."""
         bad = np.flatnonzero(~finite)
         if len(bad):
@@ -313,31 +323,65 @@ class Call:
                 stacklevel=5,
             )
         if done.error is not None:
-            if self.tolerance is not None:
-                self._name_the_inexact(done)
+            self._name_the_inexact(done, residual, finite, silent)
             return
-        loose = np.flatnonzero(loose)
-        if self.complete and len(loose):
+        loose = np.flatnonzero(loose if self.complete else silent.any(1) & self.spans)
+        if len(loose):
+            more = "steps=" if "steps" in self.exactness else "nodes, or a tolerance in place of a rule"
             warnings.warn(
                 f"The values of rows {arrays.brief(loose)} miss F(x) − F(x′) by more than 5 % of their mass; see "
-                "Explanation.residual. Use more nodes, or a tolerance in place of a rule.",
+                f"Explanation.residual. Use more {more}; where F changes in steps, as rounding or a comparison give, "
+                "no gradient shows it: explain the score before them.",
                 CompletenessWarning,
                 stacklevel=5,
             )
 
-    def _name_the_inexact(self, done):
-        above = np.isfinite(done.error) & (done.error > self.tolerance)
+    def _name_the_inexact(self, done, residual, finite, silent):
+        """Rows whose values do not account for F(x) − F(x′), and others above the tolerance: each row once."""
+        error = np.where(finite[:, None], done.error, 0)
+        silent = silent & np.isinf(error)
+        above = silent if self.tolerance is None else error > self.tolerance
+        unseen = silent
+        if self.complete and self.method.spans and self.tolerance is not None:
+            mass = sum(map(refinement.size, done.values))
+            missing = np.abs(residual) - self.change(slice(None))[1]
+            most_of_it = missing > np.maximum(self.tolerance, np.where(mass > 0, error, 0) / 2) * mass
+            unseen = silent | above & most_of_it & (done.evaluations >= CLOSELY * self.starts.count)[:, None]
+        rows = np.flatnonzero(unseen.any(1))
+        if len(rows):
+            missing = np.where(unseen[rows], np.abs(residual[rows]), 0).max(1)
+            warnings.warn(
+                f"The values of rows {arrays.brief(rows)} do not account for F(x) − F(x′): they miss up to "
+                f"{missing.max():.3g} of it, in row {rows[missing.argmax()]}. There F changes in steps, as rounding or "
+                "a comparison give, which no gradient shows, or between all places of the path that were looked at. "
+                "Explain the score before the steps, or choose another baseline; see Explanation.residual.",
+                CompletenessWarning,
+                stacklevel=6,
+            )
+        above &= ~unseen.any(1)[:, None]
         rows = np.flatnonzero(above.any(1))
         if len(rows):
-            worst = np.where(above[rows], done.error[rows], 0).max(1)
+            worst = np.where(above[rows], error[rows], 0).max(1)
             most, row = self.exactness["max_evaluations"], rows[worst.argmax()]
             warnings.warn(
                 f"Rows {arrays.brief(rows)} did not reach the tolerance {self.tolerance:g} within "
-                f"max_evaluations={most}; the largest estimated error is {worst.max():.2g}, of row {row}. Raise "
-                "max_evaluations= or tolerance=, or choose a nearer baseline; see Explanation.error.",
+                f"max_evaluations={most}; the largest estimated error is {worst.max():.2g}, of row {row}. "
+                f"{self._what_to_do(rows)}; see Explanation.error.",
                 ToleranceWarning,
                 stacklevel=6,
             )
+
+    def _what_to_do(self, rows):
+        steep = np.intersect1d(rows, self.steep)
+        if not len(steep):
+            return "Raise max_evaluations= or tolerance=, or choose a nearer baseline"
+        ids = any(self.oracle.holds_ids(r.leaves[0]) for r in self.oracle.readings)
+        return (
+            f"The slope is enormous at an end of the path of rows {arrays.brief(steep)}, as where a normalisation "
+            "meets zeros. "
+            + ("Give the id of a token" if ids else "Choose a baseline away from there, as the mean of data")
+            + " as baseline=, or raise max_evaluations="
+        )
 
     def _where_not_finite(self, row):
         """The first place on the path of a row, of those looked at, without a finite gradient."""
@@ -436,6 +480,7 @@ class Call:
         """Integers that change F while no gradient reaches them pass through an integer operation."""
         if self.oracle.inner:
             return
+        noise = self._noise(prediction, prediction)
         for k, i in enumerate(self.oracle.moving):
             if self.oracle.kinds[i] not in "iu" or found[k].any():
                 continue
@@ -447,21 +492,47 @@ class Call:
 
             for rows, flat in self._outputs(self.rows, load):
                 own = index if len(index) == 1 else index[rows]
-                if (np.take_along_axis(flat, own, 1) != prediction[rows]).any():
+                change = np.abs(np.take_along_axis(flat, own, 1) - prediction[rows])
+                changed = rows[(change > noise[rows]).any(1)]
+                if len(changed) and not self._slopes(changed[0])[k].any():
                     raise TypeError(self.oracle.no_embedding(i))
 
-    def _refuse_steps(self, found):
-        """An output that changes on a path where no gradient is found, however closely one looks, is made of steps."""
-        if any(v.any() for v in found) or not self.cuts:
-            return
-        change = np.abs(self.change(slice(None))[0]).max(1)
-        if not change.any():
-            return
-        if not any(v.any() for v in self.integrate(change.argmax()[None], gauss_legendre(256))):
-            raise ValueError(
-                "Expected a differentiable output, received one that changes between baseline and input while every "
-                "gradient on the path is exactly zero (as rounding or a comparison give). Explain the score before it."
-            )
+    def _refuse_steps(self, silent):
+        """An output that changes though it has no gradient anywhere, on the path or off it, is made of steps."""
+        for column in np.flatnonzero(silent.any(0) & (self.cuts and not self.oracle.inner)):
+            slopes = self._slopes(silent[:, column].argmax())
+            if not any(own[:, column].any() for own in slopes):
+                raise ValueError(
+                    "Expected a differentiable output, received one that changes between baseline and input while "
+                    "every gradient is exactly zero (as rounding or a comparison give). Explain the score before it."
+                )
+
+    def _slopes(self, row):
+        """For each point the gradients (places, targets, *row) at places between baseline and input, and far off.
+
+        Between, each feature is somewhere else; far off, at all scales, but where integers must stay in their range.
+        What is not finite is no zero.
+        """
+        o, rng = self.oracle, np.random.default_rng(0)
+        slopes, found = o.compiled("gradients", self.functions), []
+        far = not any(o.kinds[i] in "iu" for i in [*o.moving, *o.held])
+        for places, real in o.pace("gradients", self.functions).groups(PLACES):
+            rows = np.full(len(places), row)
+            ends, side = self.load(rows)
+            points = []
+            for start, end in zip(self.start_points(rows, 0 * rows), ends, strict=True):
+                start, end = (o.backend.host(p).astype("float64") for p in (start, end))
+                own = start + rng.random(end.shape) * (end - start)
+                off = rng.normal(size=end.shape) * 10 ** rng.uniform(-2, 3, (len(end), *(1,) * (end.ndim - 1)))
+                points.append(np.where((places % 2 == 1).reshape(-1, *(1,) * (end.ndim - 1)) & far, off, own))
+            points = [ops.convert_to_tensor(p.astype(o.dtype)) for p in points]
+            index = self.index[rows % len(self.index)].astype("int32")
+            _, columns = slopes(points, side, ops.convert_to_tensor(index))
+            found.append([
+                np.stack([np.zeros(p.shape) if c is None else o.backend.host(c) for c in own], 1)[:real]
+                for p, own in zip(points, columns, strict=True)
+            ])  # fmt: skip
+        return [np.concatenate(same) for same in zip(*found, strict=True)]
 
     # ---- paths -------------------------------------------------------------------------------------------------
 

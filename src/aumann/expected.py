@@ -215,7 +215,7 @@ def _next(count, m, ratio, left):
 
     The error falls as 1/√samples until every baseline is in, and at least as 1/samples from there, where it drops.
     """
-    few, ratio = count < 2 * m, np.where(np.isfinite(ratio), ratio, 0)
+    few, ratio = count < 2 * m, np.where(np.isnan(ratio), 0, ratio)
     want = count * np.clip((ratio / AIM) ** 2 if few else ratio / AIM, 1.5, 16)
     if few:
         want = np.minimum(want, max(4 * m, 1.5 * count))
@@ -229,13 +229,13 @@ def _judged(values, deviations, change, evaluations):
     """With the errors of rows: those of the sampling, or what the values are known to miss of F(x) − F(x′)."""
     sizes, spreads = ([size(a) for a in arrays] for arrays in (values, deviations))
 
-    def relative(spread, mass):
-        return np.divide(BOUND * spread, mass, out=np.where(spread > 0, np.inf, 0.0), where=mass > 0)
+    def relative(left, mass):
+        return np.divide(left, mass, out=np.where(left > 0, np.inf, 0 * left), where=mass > 0)
 
-    error = np.maximum(relative(sum(spreads), sum(sizes)), missed(values, slice(None), *change))
-    return Refined(
-        values, error, [relative(*both) for both in zip(spreads, sizes, strict=True)], evaluations, deviations
-    )
+    off = missed(values, slice(None), *change)
+    error = relative(np.maximum(BOUND * sum(spreads), off), sum(sizes))
+    parts = [relative(BOUND * spread, mass) for spread, mass in zip(spreads, sizes, strict=True)]
+    return Refined(values, error, parts, evaluations, deviations)
 
 
 def _is_distribution(baseline):

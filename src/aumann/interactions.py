@@ -207,6 +207,11 @@ class IntegratedHessians(Method):
                 error[rows] = _change(done.values, found, rows) + 16 * ROUNDING[call.oracle.dtype]
                 for mine, theirs in zip(done.values, found, strict=True):
                     mine[rows] = theirs
+                if call.complete:  # what φ misses is an error for certain
+                    change, mass = call.change(rows), sum(map(refinement.size, found[1:]))
+                    off = refinement.missed(found[1:], slice(None), *change)
+                    least = refinement.known(slice(None), *change)
+                    error[rows] = np.maximum(error[rows], refinement.relative(off, mass, 0, least))
             else:
                 done.values = found
             spent, nodes = spent + nodes, 2 * nodes

@@ -34,6 +34,7 @@ class Method:
     credit = staticmethod(credits.share)
     MADE = ("_oracles",)  # attributes that hold what is compiled
     complete = True  # whether the values add up to F(x) − F(x′), as far as they are exact
+    spans = False  # whether, complete or not, they see the whole path: where all are zero, F cannot change
 
     def __init__(self, model, *, output=None, layer=None, **running):
         if not callable(model):
@@ -218,6 +219,7 @@ class IntegratedGradients(Method):
     """
 
     bends = True  # whether it is defined on other paths than the straight one
+    spans = True
 
     def __init__(
         self,

@@ -27,6 +27,7 @@ class SequentialIntegratedGradients(IntegratedGradients):
     """
 
     complete = False
+    spans = False
     bends = False
 
     def sum(self, call):
@@ -39,6 +40,8 @@ class SequentialIntegratedGradients(IntegratedGradients):
         tokens, found = shapes[0][0], []
         for rows in np.array_split(np.arange(call.rows), -(-call.rows // max(1, call.batch_size // tokens))):
             part = call.part(rows, _one_at_a_time(call, rows, tokens))
+            part.at_ends = part.at_ends[0], part._base_value(part.index)  # the mean of F with one token replaced
+            part.complete = part.cuts and not part.oracle.repeats
             found.append(super().sum(part))
             found[-1].values = [v * tokens for v in found[-1].values]  # of a mean over baselines, the sum
         call.exactness, call.places = part.exactness, part.places

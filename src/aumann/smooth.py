@@ -205,20 +205,34 @@ class Smooth:
                 "noise=.",
                 CompletenessWarning,
             )
-        elif converged is not None and len(bad := rows(~converged)):
+            return
+        bad, missing = rows(~converged) if converged is not None else [], rows(np.abs(residual) > 0.05 * mass)
+        if (
+            len(bad)
+            and self.moment == "mean"
+            and self.explainer.complete
+            and len(unseen := np.intersect1d(bad, missing))
+        ):
+            _warn(
+                f"The values of rows {brief(unseen)} miss the mean of F(x + ε) − F(x′) by more than 5 % of their mass, "
+                "and the explainer did not converge. F may change in steps, as rounding or a comparison give, which no "
+                "gradient shows: explain the score before them, or raise max_evaluations= of the explainer.",
+                CompletenessWarning,
+            )
+            bad = np.setdiff1d(bad, unseen)
+        if len(bad):
             _warn(
                 f"Rows {brief(bad)} did not reach the tolerance {e.provenance['tolerance']:g} at each of the noisy "
                 "inputs. Raise max_evaluations= or tolerance= of the explainer; see Explanation.converged.",
                 ToleranceWarning,
             )
-        elif converged is None and e.error is None and self.moment == "mean" and self.explainer.complete:
-            bad = rows(np.abs(residual) > 0.05 * mass)
-            if len(bad):
-                _warn(
-                    f"The values of rows {brief(bad)} miss the mean of F(x + ε) − F(x′) by more than 5 % of their "
-                    "mass; see Explanation.residual. Use more nodes, or a tolerance in place of a rule.",
-                    CompletenessWarning,
-                )
+        ruled = converged is None and e.error is None
+        if ruled and self.moment == "mean" and self.explainer.complete and len(missing):
+            _warn(
+                f"The values of rows {brief(missing)} miss the mean of F(x + ε) − F(x′) by more than 5 % of their "
+                "mass; see Explanation.residual. Use more nodes, or a tolerance in place of a rule.",
+                CompletenessWarning,
+            )
 
 
 def _warn(text, category):

@@ -17,7 +17,6 @@ same ratio of norms, |v|₁² / |v|₂². The cells to try next follow from the 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
@@ -79,9 +78,7 @@ def secants(integrate, cells=secant, leave=None):
         return integrate(rows, cells(count))
 
     name, first, second = ("secants", 2, 5) if cells is secant else ("graded secants", 7, 15)
-    return Sums(
-        name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave
-    )
+    return Sums(name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave)
 
 
 def trapezoids(integrate, order=4, leave=None):
@@ -114,9 +111,7 @@ def graded_trapezoids(integrate, order):
         share /= share + part
         return [s * share + new * (1 - share) for s, new in zip(last, integrate(rows, rule), strict=True)]
 
-    return Sums(
-        "graded trapezoids", of, 8, 16, lambda n, want: 2 * n, lambda n, k: np.where(k, n - k, n + 1), order
-    )
+    return Sums("graded trapezoids", of, 8, 16, lambda n, want: 2 * n, lambda n, k: np.where(k, n - k, n + 1), order)
 
 
 def at_the_ends(t, baselines):
@@ -184,7 +179,8 @@ def _each(fn, *results):
     return Refined(**found)
 
 
-class Step(NamedTuple):
+@dataclass
+class Step:
     """What a new sum has changed, each (rows, targets): |R − Sₙ|₁, |R − R′|₁, |R|₁ and |R − Sₙ|₂²."""
 
     correction: np.ndarray
@@ -208,6 +204,7 @@ def refine(sums, rows, change, tolerance, most, rounding):
     goal = max(tolerance, 2 * rounding)
     done = Refined([], np.full((n, targets), np.inf), [], np.zeros(n, int))
     last, cells, want = [], np.zeros(n, int), np.full(n, sums.first)
+    trails, paces, looked = [], np.full(n, np.nan), np.zeros(n, bool)  # differences, growth of cells, left or not
     while want.any():
         for count in map(int, np.unique(want[want > 0])):
             here = np.flatnonzero(want == count)
@@ -215,7 +212,8 @@ def refine(sums, rows, change, tolerance, most, rounding):
             if last:
                 growth = count / cells[here]
                 pace, steps = (paces[here], growth), _extrapolate(done, last, here, growth, found, sums.order)
-                whole, before = Step(*map(sum, zip(*steps, strict=True))), sum(t[:, here] for t in trails)
+                whole = Step(*map(sum, zip(*(vars(step).values() for step in steps), strict=True)))
+                before = sum(trail[:, here] for trail in trails)
                 for part, step, trail in zip(done.parts, steps, trails, strict=True):
                     left = _left(step, trail[:, here], *pace, sums.order)
                     part[here] = relative(left, step.mass, rounding)
@@ -228,8 +226,7 @@ def refine(sums, rows, change, tolerance, most, rounding):
             else:  # every row
                 done.values, done.parts = list(found), [done.error.copy() for _ in found]
                 last = [np.array(s) for s in found]
-                trails, paces = [np.full((2, n, targets), np.nan) for _ in found], np.full(n, np.nan)
-                looked = np.zeros(n, bool)
+                trails = [np.full((2, n, targets), np.nan) for _ in found]
             done.evaluations[here] += sums.price(count, cells[here])
             cells[here] = count
             want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], goal, most)
