@@ -37,7 +37,7 @@ ARROWS = {
     "tables": set(),
     "conversion": {"backends", "tables"},
     "inputs": {"conversion", "core", "oracle", "tables"},
-    "call": {"backends", "core", "explanation", "inputs", "oracle", "progress", "starts"},
+    "call": {"backends", "core", "explanation", "inputs", "oracle", "progress", "starts", "tables"},
     "starts": {"core", "inputs", "tables"},
     "interactions": {"call", "core", "explanation", "methods"},
     "methods": {"backends", "call", "core", "devices", "inputs", "intercept", "places", "prefix", "running"},

@@ -353,7 +353,7 @@ def test_predicted_among_other_targets():
 def test_predicted_is_settled_by_the_inputs_without_noise_and_for_metrics():
     linear_ = EXPLAINERS["classes"]
     e = aumann.Smooth(linear_, 2.0, samples=3).explain(X, "predicted")
-    assert e.names["predicted"] == own("classes").tolist()
+    assert e.names["predicted"] == own("classes").tolist() == e.provenance["predicted"]
     target = ("output", "predicted")
     e = linear_.explain(X, target)
     curves = [aumann.metrics.deletion(linear_, e, t, by="signed").values for t in (target, "predicted", own("classes"))]
