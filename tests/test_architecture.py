@@ -39,7 +39,7 @@ ARROWS = {
     "tables": set(),
     "conversion": {"backends", "tables"},
     "inputs": {"conversion", "core", "oracle", "tables"},
-    "call": {"backends", "core", "explanation", "independence", "inputs", "oracle", "progress", "starts"},
+    "call": {"backends", "core", "explanation", "independence", "inputs", "oracle", "progress", "starts", "tables"},
     "independence": {"backends", "core", "oracle"},
     "starts": {"core", "inputs", "tables"},
     "interactions": {"call", "core", "explanation", "methods"},

@@ -616,3 +616,77 @@ def test_an_explanation_loads_no_framework_and_no_tables():
     folder = str(Path(module.__file__).parent)
     found = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+# ---- data stand only where they belong -----------------------------------------------------------------------------
+
+
+def image(shape=(4, 4, 3)):
+    """Every entry of the input is its own place, so that what is shown beside a value can be told."""
+    data = np.arange(2 * math.prod(shape), dtype=float).reshape(2, *shape)
+    return build(np.sin(data), inputs=data)
+
+
+SUMS = {  # how values are summed, the input's shape, and what the data beside them are, or None
+    "not at all": (lambda e: e, (3,), lambda x: x),
+    "groups as many as features": (lambda e: e.sum(groups={"a": [2], "b": [0], "c": [1]}), (3,), None),
+    "groups": (lambda e: e.sum(groups={"a": [2]}), (3,), None),
+    "a sum over everything": (lambda e: e.sum(), (3,), None),
+    "channels": (lambda e: e.sum(axis=-1), (4, 4, 3), lambda x: x),
+    "channels that come first": (lambda e: e.sum(axis=0), (3, 4, 4), lambda x: np.moveaxis(x, 1, -1)),
+    "columns of a square": (lambda e: e.sum(axis=0), (4, 4), None),
+    "lines of a square": (lambda e: e.sum(axis=1), (4, 4), None),
+    "groups as many as pixels": (lambda e: e.sum(axis=(1, 2)).sum(groups=np.array([3, 2, 1, 0])), (4, 4, 3), None),
+}
+
+
+@pytest.mark.parametrize("why", SUMS)
+def test_data_stand_only_beside_their_own_values(why):
+    pytest.importorskip("shap")
+    summed, shape, beside = SUMS[why]
+    whole = image(shape)
+    e = summed(whole)
+    made = e.to_shap()
+    assert made.values.shape[0] == 2
+    if beside is None:
+        assert made.data is None
+    else:
+        np.testing.assert_array_equal(made.data, beside(whole.inputs))
+    if len(shape) == 1:
+        words = [t.get_text() for ax in e.plot().axes for t in ax.get_yticklabels()]
+        assert any(" = " in word for word in words) == (beside is not None)
+    pytest.importorskip("xarray")
+    dataset = e.to_xarray()
+    for place in np.ndindex(*shape):  # a coordinate that inputs and values share names the same place in both
+        at = {d: i for d, i in zip(dataset["inputs"].dims[1:], place, strict=True)}
+        shared = {d: i for d, i in at.items() if d in dataset["values"].dims}
+        others = tuple(k for k, d in enumerate(dataset["inputs"].dims[1:], 1) if d not in shared)
+        if shared:
+            alone = dict(zip(dataset["inputs"].dims[1:], place, strict=True))
+            index = tuple(slice(None) if k in others else alone[d] for k, d in enumerate(dataset["inputs"].dims[1:], 1))
+            expected = np.sin(whole.inputs[(slice(None), *index)]).reshape(2, -1).sum(1)
+            np.testing.assert_allclose(dataset["values"].isel(shared).values.reshape(2, -1).sum(1), expected)
+
+
+def test_shap_draws_what_has_no_data():
+    shap = pytest.importorskip("shap")
+    import matplotlib.pyplot as plt
+
+    e = build(np.array([[1.0, 2.0, -4.0], [0.5, 1.0, 2.0]]), names={"features": ["a", "b", "c"]})
+    made = e.sum(groups={"x": ["c"], "y": ["a", "b"]}).to_shap()
+    shap.plots.waterfall(made[0], show=False)
+    shap.plots.bar(made, show=False)
+    plt.close("all")
+    assert made.feature_names == ["x", "y"]
+
+
+def test_values_at_a_layer_have_no_data_of_the_input():
+    from conftest import mlp
+
+    model, x = mlp(features=5), np.random.default_rng(0).normal(size=(2, 5)).astype("float32")
+    frame = pytest.importorskip("pandas").DataFrame(x, columns=list("abcde"))
+    e = aumann.IntegratedGradients(model, layer=model.layers[0], rule=aumann.gauss_legendre(3)).explain(frame, 0)
+    assert e.values.shape == x.shape and "features" not in e.names and e.names["axes"] == [None]
+    assert not any(" = " in t.get_text() for ax in e.plot().axes for t in ax.get_yticklabels())
+    with pytest.raises(ValueError, match="Explain the inputs rather than a layer"):
+        aumann.metrics.deletion(aumann.IntegratedGradients(model), e, 0, by="signed")

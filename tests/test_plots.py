@@ -313,3 +313,22 @@ def test_plotting_never_loads_pyplot():
     folder = str(Path(module.__file__).parent)
     found = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["False", "False"]
+
+
+def test_hypothetical_contributions_are_drawn_as_the_letters_that_are_there():
+    """A motif that raises F is red, though every other letter at its place would lower F."""
+    letters = np.eye(4)[np.array([[0, 1, 2, 3, 0, 1]])]
+    slopes = np.zeros((6, 4))
+    slopes[2:4] = letters[0, 2:4] * 3.0
+    values = slopes[None] - (slopes * 0.25).sum(-1)[None, :, None] * np.array(4.0)
+    values = np.where(letters > 0, 3.0 * (slopes.sum(-1)[None, :, None] > 0), values - 1)
+    provenance = {"method": "HypotheticalContributions", "complete": False}
+    e = build(values, letters, provenance=provenance)
+    assert values.sum(-1)[0, 2] < 0
+    (ax,) = e.plot().axes
+    np.testing.assert_allclose([bar.get_height() for bar in ax.patches], (values * letters).sum(-1)[0])
+    assert ax.patches[2].get_facecolor() == plots.RED
+    title = ax.get_title()
+    assert "own letters" in title and "not complete" in title and "residual" not in title
+    smooth = build(values, letters, provenance={"method": "Smooth", "smooth": {"of": "HypotheticalContributions"}})
+    assert smooth.plot().axes[0].patches[2].get_height() > 0

@@ -15,6 +15,7 @@ from keras import layers as L
 from keras import tree
 
 import aumann
+from aumann.cli import table
 
 GAUSS = aumann.gauss_legendre(12)
 
@@ -170,6 +171,23 @@ def test_values_are_complete_or_say_that_they_are_not(row, model, x):
     assert e.provenance.get("complete", True) == row.complete
     largest = np.abs(e.residual).max() / np.abs(e.prediction).max()
     assert (largest <= row.exact) if row.complete else (largest > 10 * row.exact)
+
+
+@each
+def test_what_does_not_add_up_says_so_wherever_it_is_shown(row, model, x):
+    e = explain(row, model, some(x, slice(2)), 1)
+    titles = [ax.get_title() for ax in e.plot().axes if ax.get_title().count("\n")]
+    labels = [text for ax in e.plot().axes for text in (ax.get_xlabel(), ax.get_ylabel())]
+    assert titles and e.complete == row.complete
+    for shown in (*titles, repr(e), e._repr_html_(), repr(e.sum(axis=-1)), table(e)):
+        assert ("not complete" in shown) != row.complete
+    for title in titles:
+        assert ("residual" in title) == ("sum" in title) == row.complete
+    assert ("residual" in repr(e)) == ("residual" in e._repr_html_()) == row.complete
+    assert any("raises" in text for text in labels) == row.complete
+    assert e.to_dataframe().attrs["complete"] == row.complete
+    for made in tree.flatten(e.to_shap()):
+        assert (made.base_values is not None) == row.complete
 
 
 @each

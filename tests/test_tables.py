@@ -202,6 +202,21 @@ def test_groups_and_noise_match_by_name():
     refused(lambda: aumann.Smooth(LINEAR, pd.Series({"age": 1.0, "debt": 1.0})).explain(X), "missing")
 
 
+def test_classes_of_rows_in_another_order_are_refused():
+    ig, classes = aumann.IntegratedGradients(MODEL, rule=aumann.gauss_legendre(8)), pd.Series([1, 2], X.index)
+    close(ig.explain(X / 10, classes).values, ig.explain(X / 10, np.array([1, 2])).values)
+    refused(lambda: ig.explain(X / 10, classes[::-1]), r"index \['q', 'p'\]")
+    labels = pd.Series([0, 0, 1, 1], BACK.index)
+    refused(lambda: library.nearest(BACK, labels[::-1], [0, 1]), "labels in the order of the background")
+    refused(lambda: values(library.nearest(BACK, labels, classes[::-1])), "classes in the order of the inputs")
+
+
+def test_polars_keeps_its_names_through_a_mean_and_arithmetic():
+    for function in library.mean, library.median:
+        close(values(function(polars(BACK[SHUFFLED])) * 2), values(function(BACK) * 2))
+    close(values(library.kmeans(polars(BACK[SHUFFLED]), 2)), values(library.kmeans(BACK, 2)))
+
+
 def test_waypoints_are_no_table():
     refused(lambda: aumann.Polyline(X), "received a table", "to_numpy")
 

@@ -295,3 +295,75 @@ def test_refused_by_several_outputs(why):
 def test_an_output_that_is_not_there(output):
     with pytest.raises(ValueError, match=r"Expected an output of the model, one of \['steps', .* or 0…3.*received"):
         aumann.IntegratedGradients(everything, output=output, rule=RULE).explain(X, 0)
+
+
+# ---- which class was predicted -------------------------------------------------------------------------------------
+
+
+def own(name):
+    """The largest output of each row, along the last axis."""
+    return np.tensordot(X, W[name], 1).argmax(-1)
+
+
+PREDICTED = {  # the explainer, the target, the class of each row, and the index that gives the same
+    "alone": ("classes", "predicted", own("classes"), lambda k: ("classes", k)),
+    "of a named output": ("everything", ("classes", "predicted"), own("classes"), lambda k: ("classes", k)),
+    "of an output by its number": ("everything", (1, "predicted"), own("classes"), lambda k: (1, k)),
+    "of the only output, named": ("classes", ("output", "predicted"), own("classes"), lambda k: ("classes", k)),
+    "at a position": ("steps", (1, "predicted"), own("steps")[:, 1], lambda k: (1, k)),
+    "at a position of a named output": ("everything", ("steps", 2, "predicted"), own("steps")[:, 2], None),
+    "at each row's own position": (
+        "steps", (np.arange(ROWS) % 3, "predicted"), own("steps")[np.arange(ROWS), np.arange(ROWS) % 3],
+        lambda k: (np.arange(ROWS) % 3, k),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("why", PREDICTED)
+def test_the_class_that_was_predicted_is_told(why, tmp_path):
+    kind, target, expected, index = PREDICTED[why]
+    explainer = EVERYTHING if kind == "everything" else EXPLAINERS[kind]
+    e = explainer.explain(X, target)
+    classes = e.names["predicted"]
+    assert e.provenance["predicted"] == classes and len(classes) == ROWS
+    assert classes == expected.tolist() and len(set(classes)) > 1
+    if index is not None:
+        path = index(np.array(classes))
+        same = explainer.explain(X, path if kind in ("everything", "steps") else path[1])
+        close(e.values, same.values)
+        close(e.prediction, same.prediction)
+    assert e[[2, 0]].names["predicted"] == [classes[2], classes[0]] == e[[2, 0]].provenance["predicted"]
+    assert e.sum().names["predicted"] == classes == aumann.load(e.save(tmp_path / "e")).names["predicted"]
+    assert f"predicted: {classes[0]}" in repr(e).replace("]", "")
+    assert "predicted" not in EXPLAINERS["unit"].explain(X).names
+    assert e.to_dataframe()["predicted"].tolist() == classes
+    assert e.to_xarray()["predicted"].values.tolist() == classes
+    assert f"{classes[-1]}" in e.plot().axes[-1].get_title().split("\n")[0].split("predicted")[1]
+
+
+def test_predicted_among_other_targets():
+    e = EVERYTHING.explain(X, [("classes", "predicted"), ("classes", 0), ("steps", 1, "predicted")])
+    assert e.names["targets"] == ["classes[predicted]", "classes[0]", "steps[1, predicted]"]
+    expected = [[int(a), None, int(b)] for a, b in zip(own("classes"), own("steps")[:, 1], strict=True)]
+    assert e.names["predicted"] == expected and e[1:3].names["predicted"] == expected[1:3]
+    assert e.to_dataframe()["predicted"].isna().sum() == ROWS
+    close(e.prediction[:, 0], (X @ W["classes"]).max(1))
+
+
+def test_predicted_is_settled_by_the_inputs_without_noise_and_for_metrics():
+    linear_ = EXPLAINERS["classes"]
+    e = aumann.Smooth(linear_, 2.0, samples=3).explain(X, "predicted")
+    assert e.names["predicted"] == own("classes").tolist() == e.provenance["predicted"]
+    target = ("output", "predicted")
+    e = linear_.explain(X, target)
+    curves = [aumann.metrics.deletion(linear_, e, t, by="signed").values for t in (target, "predicted", own("classes"))]
+    close(curves[0], curves[2])
+    close(curves[1], curves[2])
+
+
+@pytest.mark.parametrize(
+    "target", [("steps", "predicted"), ("bare", "predicted"), ("classes", 1, "predicted"), ("none", "predicted")]
+)
+def test_predicted_where_there_are_no_classes(target):
+    with pytest.raises(ValueError, match=r"Expected .*received .*Valid targets are"):
+        EVERYTHING.explain(X, target)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from aumann import backends, independence, starts
+from aumann import backends, independence, starts, tables
 from aumann import inputs as arrays
 from aumann.core import baselines, engine, paths, refinement, targets
 from aumann.core.rules import Rule, graded_secant, secant, trapezoid
@@ -68,6 +68,9 @@ class Call:
         self.batch_size = oracle.batch_size
         self.row_names = leaves[0].rows
         self.functions = targets.callables(target)
+        for item in target if isinstance(target, list) else [target]:
+            if tables.is_row(item):
+                tables.same_rows(tables.labels(item), self.row_names, "target")
         self.columns = targets.resolve(target, oracle.outputs, oracle.several_outputs, rows)
         _refuse_integer_outputs(self.columns, oracle)
         self.paths = self._paths()

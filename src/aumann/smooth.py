@@ -173,7 +173,7 @@ class Smooth:
         dtypes = [v.dtype for _, v in walk(e.values)]
         smooth = {"of": e.provenance["method"], "samples": self.samples, "moment": self.moment, "seed": self.seed}
         smooth["noise"] = float(self.noise) if np.isscalar(self.noise) else "given"
-        provenance = {**e.provenance, "method": "Smooth", "smooth": smooth}
+        provenance = {**e[: call.rows].provenance, "method": "Smooth", "smooth": smooth}
         if self.moment != "mean":
             provenance["complete"] = False
         return replace(

@@ -27,7 +27,7 @@ def columns(x):
     if isinstance(x, np.ndarray):
         found = x.columns if isinstance(x, NamedArray) else x.dtype.names
     elif _is_xarray(x):
-        found = _coordinate(x, -1) if x.ndim > 1 else None
+        found = _coordinate(x, -1) if x.ndim == 2 else None
     elif hasattr(x, "to_numpy") and hasattr(x, "columns"):
         found = x.columns
     else:
@@ -38,6 +38,8 @@ def columns(x):
 def labels(x):
     """The names of a table's rows, or of the entries of a one-dimensional one, as JSON has them; None for none."""
     found = _coordinate(x, 0) if _is_xarray(x) else x.index if hasattr(x, "iloc") else None
+    if getattr(getattr(found, "dtype", None), "kind", "O") in "iu":
+        return found.tolist()
     return None if found is None else [_label(v) for v in found]
 
 
@@ -65,6 +67,8 @@ def like(table, array):
         import pandas as pd
 
         return pd.Series(array, table.columns) if array.ndim == 1 else pd.DataFrame(array, columns=table.columns)
+    if hasattr(table, "iter_columns"):  # polars has no rows by themselves: a table of one
+        return type(table)(np.atleast_2d(array), schema=columns(table), orient="row")
     return named(array, columns(table))
 
 
