@@ -327,7 +327,7 @@ def test_weights_that_are_in_no_file(tmp_path):
 
 
 def tried(folder, count, seed):
-    """Runs `aumann explain` on hostile models; yields (what was done, exit code, seconds, MB by which the peak grew)."""
+    """Runs `aumann explain` on hostile models; yields (what was done, exit code, seconds, MB added)."""
     np.save(folder / "x.npy", np.ones((2, 6), "float32"))
     for what, path in mutations.models(folder, count, seed):
         start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
