@@ -93,6 +93,14 @@ def test_what_a_killed_process_left_goes_with_the_next_save(tmp_path, what):
     assert {p.name for p in tmp_path.iterdir()} == {"e.npz", "other.npz"}
 
 
+def test_hidden_files_of_others_stay(tmp_path):
+    others = {".aumann-rc", ".aumann-cache", ".e.npz.0a1b2c3d", "aumann-0a1b2c3d.part"}
+    for name in others:
+        (tmp_path / name).touch()
+    small().save(tmp_path / "e")
+    assert {path.name for path in tmp_path.iterdir()} == others | {"e.npz"}
+
+
 def test_results_come_together_or_not_at_all(tmp_path):
     (tmp_path / "b").write_text("old")
     (tmp_path / "real").write_text("old")

@@ -33,6 +33,12 @@ MAKERS = {"get", "deserialize", "serialize"}  # functions of these modules that 
 # ---- models --------------------------------------------------------------------------------------------------------
 
 
+def load_model(path, unsafe=False):
+    """The model of `opened_model`, for which layers may then make weights of their own."""
+    with opened_model(path, unsafe) as model:
+        return model
+
+
 @contextlib.contextmanager
 def opened_model(path, unsafe=False):
     """A Keras model from a file or folder. For as long as the block is open it has the weights of the file alone.

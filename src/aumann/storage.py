@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows, where a file that is open cannot be removed anyway
     fcntl = None
 
-PREFIX = ".aumann-"  # of what is temporary: short, so that the file itself may have a name of 255 bytes
+PREFIX, SUFFIX = ".aumann-", ".part"  # of what is temporary: short, so that a file may have a name of 255 bytes
 INFLATED = 100  # times what is stored; noise inflates by 1.1, text by 5, one-hot float32 by 60, zeros by 1032
 ALWAYS = 2**24  # bytes that an archive may inflate to, whatever is stored
 CHUNK = 2**20
@@ -69,7 +69,7 @@ def replacing(path):
 def together(folder):
     """A folder whose files move into `folder` when the block ends well, and vanish with it when the block fails."""
     _sweep(folder)
-    with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder) as temporary, _locked(temporary):
+    with tempfile.TemporaryDirectory(SUFFIX, PREFIX, folder) as temporary, _locked(temporary):
         yield Path(temporary)
         with contextlib.ExitStack() as all_or_none:
             for file in sorted(Path(temporary).iterdir()):
@@ -80,7 +80,7 @@ def together(folder):
 def _locked_file(folder, mode):
     """A new file, open for writing, and its path. Its lock says that somebody is writing."""
     while True:
-        path = folder / f"{PREFIX}{secrets.token_hex(4)}"
+        path = folder / f"{PREFIX}{secrets.token_hex(4)}{SUFFIX}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         file = os.fdopen(os.open(path, flags, mode), "wb")
         _lock(file.fileno())
@@ -117,7 +117,7 @@ def _lock(descriptor):
 def _sweep(folder):
     """Removes what killed processes left in a folder: temporary files and folders that nobody has locked."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
-        for entry in [entry for entry in entries if entry.name.startswith(PREFIX)]:
+        for entry in [entry for entry in entries if re.fullmatch(rf"{PREFIX}\w{{8}}{SUFFIX}", entry.name)]:
             with contextlib.suppress(OSError):
                 if fcntl is None:
                     os.unlink(entry.path)  # fails while it is open, and for folders
