@@ -41,7 +41,7 @@ ARROWS = {
     "inputs": {"conversion", "core", "oracle", "tables"},
     "call": {"backends", "core", "explanation", "independence", "inputs", "oracle", "progress", "starts", "tables"},
     "independence": {"backends", "core", "oracle"},
-    "starts": {"core", "inputs", "tables"},
+    "starts": {"core", "inputs", "oracle", "tables"},
     "interactions": {"call", "core", "explanation", "methods"},
     "methods": {"backends", "call", "core", "devices", "inputs", "intercept", "places", "prefix", "running"},
     "running": {"backends"},

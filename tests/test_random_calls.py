@@ -1,4 +1,4 @@
-"""Random calls, good and spoiled, end in a right answer or in a clear refusal. `make fuzz` runs ten thousand of them."""
+"""Random calls, good and spoiled, end in a right answer or a clear refusal; `make fuzz` runs ten thousand of them."""
 
 import pytest
 from random_calls import draw, summary

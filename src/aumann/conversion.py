@@ -43,6 +43,8 @@ def to_array(x, what, text=False):
             f"Expected {what} to be an array whose numbers NumPy can read, received {kind} ({error}). Convert it to a "
             "NumPy array first."
         ) from error
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))  # frameworks read no other byte order
     if array.dtype.name.startswith(("bfloat16", "float8_", "float6_", "float4_")):
         array = array.astype("float32")
     array = _as_text(array) if text else array

@@ -204,7 +204,8 @@ def _check(array, spec, name):
                 "Impute or drop them."
             )
     if spec is not None and array.dtype.kind not in TEXT and not keras.backend.is_float_dtype(spec.dtype):
-        cast = array.astype(spec.dtype)
+        with np.errstate(invalid="ignore"):  # what no whole number stands for differs
+            cast = array.astype(spec.dtype)
         if (cast != array).any():
             raise TypeError(
                 f"Expected input {name!r} to hold {spec.dtype}, as the model declares, received {array.dtype} with "

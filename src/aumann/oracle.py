@@ -133,7 +133,7 @@ class Oracle:
     def _feed(self, i, array):
         """Rows of leaf i as the model is fed them: what moves is a float of the path's dtype."""
         floats = self.roles[i] == "moves" or self.kinds[i] == "f"
-        return np.ascontiguousarray(array, self.dtype if floats else None)
+        return as_dtype(array, self.dtype, f"input {self.names[i]!r}") if floats else np.ascontiguousarray(array)
 
     def _call(self, leaves, given=None, added=None, seen=None, counts=None, units=None):
         """The model's outputs, or for "logits" what stands before the activation that made them.
@@ -843,6 +843,22 @@ def _refuse_text(leaves):
                     f"Expected numbers for input {leaf.name!r}, received text, for which {keras.config.backend()} has "
                     "no tensors. Look it up outside the model, and pass the numbers."
                 ) from error
+
+
+def as_dtype(array, dtype, what):
+    """An array in the dtype of the path.
+
+    Raises:
+        ValueError: it has numbers that the dtype cannot hold.
+    """
+    try:
+        with np.errstate(over="raise"):
+            return np.ascontiguousarray(array, dtype)
+    except FloatingPointError as error:
+        raise ValueError(
+            f"Expected numbers that {dtype} can hold in {what}, received {np.abs(array).max():.3g}. Rescale them, or "
+            "explain a model of float64 weights."
+        ) from error
 
 
 def len_of(x):

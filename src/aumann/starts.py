@@ -4,6 +4,7 @@ import numpy as np
 
 from aumann import inputs, tables
 from aumann.core import baselines
+from aumann.oracle import as_dtype
 
 
 def resolve(oracle, paths, structure, leaves, baseline):
@@ -32,6 +33,8 @@ def resolve(oracle, paths, structure, leaves, baseline):
         start, fed = _read(oracle, k, reading, arrays, given)
         points.append(start)
         below |= fed
+    for start, name in zip(points, oracle.labels[: len(points)], strict=False):
+        as_dtype(start, oracle.dtype, f"the baseline of {name!r}")  # refuses what that cannot hold
     points = [_own(oracle, path, k, start, arrays) for k, (path, start) in enumerate(zip(paths, points, strict=True))]
     return baselines.together(points, weights, rows), below
 

@@ -69,7 +69,17 @@ class Starts:
 
 def made(baseline, inputs):
     """What a callable makes of the inputs; anything else is a baseline already."""
-    return baseline(inputs) if callable(baseline) and not isinstance(baseline, type) else baseline
+    if not callable(baseline) or isinstance(baseline, type):
+        return baseline
+    try:
+        return baseline(inputs)
+    except Exception as error:
+        if isinstance(error, (OSError, MemoryError)) or str(error).startswith("Expected"):
+            raise
+        raise ValueError(
+            f"Expected a baseline function that takes the inputs, received {type(error).__name__} from inside it: "
+            f"{error}. Check that it works on the inputs that it is given."
+        ) from error
 
 
 def split(baseline, names, pack, arrays):

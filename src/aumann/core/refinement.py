@@ -235,6 +235,8 @@ def refine(sums, rows, change, tolerance, most, rounding):
                 looked[asked] = True
                 if len(asked):
                     want[asked[sums.leave(rows[asked], count, moved[np.isin(here, asked)])]] = 0
+    for error in (done.error, *done.parts):
+        error[np.isnan(error)] = np.inf  # nothing is known of what is not finite
     return done
 
 
