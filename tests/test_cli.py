@@ -201,7 +201,7 @@ OPTIONS = {
     "--output": (["--output", "logits"], lambda e, *_: e.provenance["output"] == "logits"),
     "--layer": (["--layer", "LAYER"], lambda e, *_: e.provenance["layers"]),
     "--batch-size": (["--batch-size", "7"], lambda e, *_: e.provenance["batch_size"] == 7),
-    "--compile": (["--compile", "false"], lambda e, *_: e.provenance["compile"] == active().WAYS[0]),
+    "--compile": (["--compile", active().WAYS[0]], lambda e, *_: e.provenance["compile"] == active().WAYS[0]),
     "--precision": (["--precision", "tf32"], lambda e, *_: e.provenance["precision"] == "tf32"),
     "--devices": (["--devices", "all"], lambda e, *_: e.provenance["device"]),
     "--rows": (["--rows", "1:3"], lambda e, *_: len(e) == 2),
