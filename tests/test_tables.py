@@ -25,7 +25,7 @@ SHUFFLED = ["debt", "age", "income"]
 
 
 def linear(x):
-    return ops.sum(x * ops.convert_to_tensor(W), axis=1)
+    return ops.sum(x * ops.cast(W, x.dtype), axis=1)
 
 
 LINEAR = aumann.IntegratedGradients(linear, rule=RULE)
@@ -96,7 +96,7 @@ def test_every_function_of_the_library_matches_by_name(function):
         close(values(make(ROW.to_numpy(), BACK.to_numpy())), expected.to_numpy())
 
     def reordered(x):
-        return ops.sum(x * ops.convert_to_tensor(pd.Series(W, NAMES)[SHUFFLED].to_numpy()), axis=1)
+        return ops.sum(x * ops.cast(pd.Series(W, NAMES)[SHUFFLED].to_numpy(), x.dtype), axis=1)
 
     e = aumann.IntegratedGradients(reordered, rule=RULE).explain(X[SHUFFLED], baseline=make(ROW, BACK))
     if function not in ("uniform", "gaussian"):  # draws go by position, the names by what is drawn between
