@@ -6,12 +6,20 @@ better value (Richardson),
 
     R = Sₙ + (Sₙ − Sₖ) k² / (n² − k²).
 
-Two numbers tell how good it is: the correction c = |R − Sₙ|, which is what the sum alone was off by, and d = |R − R′|
+Two numbers tell how good that is: the correction c = |R − Sₙ|, which is what the sum alone was off by, and d = |R − R′|
 to the value before. If R errs by C/nᵖ it is off by d q, q = kᵖ / (nᵖ − kᵖ), where p is 4 for what is smooth and 2 for
 kinks; where no law holds yet, by about c. Their geometric mean √(c d q) times a safety bounds the error of nearly every
 row of trained networks and is a few times that (docs/exactness.md). With kinks, corrections of few entries are small by
 chance more often than those of many: the safety grows with 1/m, m being the number of like entries that would have the
 same ratio of norms, |v|₁² / |v|₂². The cells to try next follow from the estimate.
+
+What is smooth may yet bend within a cell, as √(h² + ε) does: then sums of derivatives err by C/nˢ with s < 2, and R by
+as much. The order s is observed, from how much two differences of sums shrink, and so is that of R; no R is said to be
+better than c (qₛ / q₂ − 1) or d q, q being of these orders, times a safety. From `LOOK` cells on such rows are summed
+by other means: over nodes that are graded towards the ends of the path where these are to blame, else by secants.
+
+The error is relative to the least that Σ|φ*| can be, φ* being the integral: Σ|φ| less what is left, or |F(x) − F(x′)|.
+Where a slope is enormous Σ|φ| is no measure, for the wrong values are as large as their error.
 """
 
 import math
@@ -32,6 +40,8 @@ FASTEST = 6  # order
 ORDERS = np.linspace(0.25, FASTEST, 47)  # among which it is looked for
 LOOK = 10  # cells, from which on sums may be left for others
 SLOW = 1.5  # order of sums below which they are
+ENDS = 6  # gradients that tell whether it is for the ends of the path
+ELSEWHERE = 24  # gradients of the first two sums of any other family
 FAR = 0.3, 20.0  # times the tolerance that the error must then be, for derivatives and for secants
 LEAP = 4.0  # the most by which cells multiply from one sum to the next: a law seen from afar misleads
 STEP = 1.3  # and the least that is worth a sum
@@ -52,7 +62,7 @@ class Sums:
         order: p, of the error of an extrapolation: 2 where there are kinks, 4 where there are none, `FASTEST` for sums
             that converge faster than any power of n, and are not extrapolated.
         leave: (rows, cells, |Sₙ − Sₖ|₁ (len(rows), targets)) -> which of some rows whose sums do not follow their law
-            are to be summed otherwise; None where that is not asked.
+            are to be summed otherwise, at the price of `ENDS`; None where that is not asked.
     """
 
     name: str
@@ -229,12 +239,16 @@ def refine(sums, rows, change, tolerance, most, rounding):
                 trails = [np.full((2, n, targets), np.nan) for _ in found]
             done.evaluations[here] += sums.price(count, cells[here])
             cells[here] = count
-            want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], goal, most)
+            left = here[:0]
             if sums.leave and count >= LOOK:
-                asked = here[slow.any(1) & (done.evaluations[here] < most / 2) & ~looked[here]]
-                looked[asked] = True
+                room = done.evaluations[here] + ENDS + ELSEWHERE <= most
+                asked = here[slow.any(1) & room & ~looked[here]]
                 if len(asked):
-                    want[asked[sums.leave(rows[asked], count, moved[np.isin(here, asked)])]] = 0
+                    left = asked[sums.leave(rows[asked], count, moved[np.isin(here, asked)])]
+                looked[asked] = True
+                done.evaluations[asked] += ENDS
+            want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], goal, most)
+            want[left] = 0
     return done
 
 
