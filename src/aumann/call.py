@@ -197,6 +197,7 @@ class Call:
         if kinked is False and any(map(self._kinked, self.paths, range(len(self.paths)))):
             kinked = True
         secants = refinement.secants(self.integrate)
+        bends = refinement.secants(self.integrate, safety=refinement.FOR_BENDS)
         if kinked:
             first = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, secant(n).nodes, m))
             graded = refinement.secants(self.integrate, graded_secant)
@@ -206,7 +207,7 @@ class Call:
             graded = refinement.graded_trapezoids(self.integrate, 2 if kinked is None else refinement.FASTEST)
         done = refine(first, rows)
         self.steep = np.concatenate([np.zeros(0, int), *steep])
-        for sums, left in ((graded, steep), (secants, bent if kinked is False else [])):
+        for sums, left in ((graded, steep), (bends, bent if kinked is False else [])):
             if left:
                 again(sums, np.concatenate(left))
         lost = rows[~self._finite(done.values)]

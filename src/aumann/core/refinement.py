@@ -34,6 +34,7 @@ from aumann.core.rules import Draws, between, graded, secant, trapezoid
 BLOCK = 1 << 20  # numbers summed at a time
 PART = 1 << 22  # numbers of the values that are refined at a time, where rows are many
 SAFETY = 3.0  # on the estimate
+FOR_BENDS = 5.0  # the same for secants of what is smooth but bends, which it does at few places
 FEW = 10.0  # entries of a correction for which the safety doubles, where there are kinks
 TRUST = 2.0  # in a law that is observed
 FASTEST = 6  # order
@@ -63,6 +64,7 @@ class Sums:
             that converge faster than any power of n, and are not extrapolated.
         leave: (rows, cells, |Sₙ − Sₖ|₁ (len(rows), targets)) -> which of some rows whose sums do not follow their law
             are to be summed otherwise, at the price of `ENDS`; None where that is not asked.
+        safety: on the estimate.
     """
 
     name: str
@@ -73,22 +75,25 @@ class Sums:
     price: Callable
     order: int
     leave: Callable | None = None
+    safety: float = SAFETY
 
 
-def secants(integrate, cells=secant, leave=None):
+def secants(integrate, cells=secant, leave=None, safety=SAFETY):
     """Sums of secants over cells that end at (k/n)^1.5: for what has kinks, or no derivative at an end of the path.
 
     Args:
         integrate: (rows, rule) -> for each point an array (len(rows), targets, *row).
         cells: `secant`, or `graded_secant` where a slope is enormous at an end.
-        leave: as in `Sums`.
+        leave, safety: as in `Sums`.
     """
 
     def of(rows, count, before, last):
         return integrate(rows, cells(count))
 
     name, first, second = ("secants", 2, 5) if cells is secant else ("graded secants", 7, 15)
-    return Sums(name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave)
+    return Sums(
+        name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave, safety
+    )
 
 
 def trapezoids(integrate, order=4, leave=None):
@@ -225,10 +230,10 @@ def refine(sums, rows, change, tolerance, most, rounding):
                 whole = Step(*map(sum, zip(*(vars(step).values() for step in steps), strict=True)))
                 before = sum(trail[:, here] for trail in trails)
                 for part, step, trail in zip(done.parts, steps, trails, strict=True):
-                    left = _left(step, trail[:, here], *pace, sums.order)
+                    left = _left(step, trail[:, here], *pace, sums)
                     part[here] = relative(left, step.mass, rounding)
                     trail[:, here] = _differences(step, *pace)
-                left = np.maximum(_left(whole, before, *pace, sums.order), missed(done.values, here, *change))
+                left = np.maximum(_left(whole, before, *pace, sums), missed(done.values, here, *change))
                 done.error[here] = relative(left, whole.mass, rounding, known(here, *change))
                 moved = _differences(whole, *pace)[0]
                 slow = (_observed(before[0], moved, *pace) < SLOW) & (done.error[here] > FAR[sums.order == 2] * goal)
@@ -272,23 +277,23 @@ def _differences(step, before, growth):
     return np.stack([step.correction * (growth**2 - 1), np.where(np.isnan(before)[:, None], np.nan, step.shift)])
 
 
-def _left(step, differences, before, growth, order):
+def _left(step, differences, before, growth, sums):
     """What is left in R, in L1: by the law of the family, or by the one that its sums follow where that is slower.
 
     Args:
         differences: those of the sums and values before, NaN where there were none.
         before, growth: (rows,) by what cells have multiplied from the last sums but one to the last, and since.
-        order: p.
+        sums: their family.
     """
-    c, d = step.correction, step.shift
+    c, d, order = step.correction, step.shift, sums.order
     first = np.isnan(before)[:, None]  # no value before to compare with: the correction is all there is
     of_sums, of_values = map(_observed, differences, _differences(step, before, growth), 2 * [before], 2 * [growth])
     if order == FASTEST:
         return np.where(first, c, TRUST * c * remainder(np.fmin(of_sums, order), growth))
     if order == 2:  # chance moves the differences where there are kinks, and few of them tell no order
         few = FEW * np.divide(step.squares, c * c, out=np.zeros_like(c), where=c > 0)
-        return SAFETY * (1 + few) * np.where(first, c, np.sqrt(c * d * remainder(order, growth)))
-    left = SAFETY * np.where(first, c, np.sqrt(c * d * remainder(order, growth)))
+        return sums.safety * (1 + few) * np.where(first, c, np.sqrt(c * d * remainder(order, growth)))
+    left = sums.safety * np.where(first, c, np.sqrt(c * d * remainder(order, growth)))
     slow = c * np.maximum(remainder(np.minimum(of_sums, 2), growth) / remainder(2, growth) - 1, 0)
     slower = d * remainder(np.minimum(of_values, order), growth)
     return np.fmax(left, TRUST * np.fmax(slow, slower))
