@@ -22,8 +22,6 @@ from aumann.progress import Tally, reporter
 
 LEAST_EVALUATIONS = 9  # of the first two sums of secants
 PLACES = 64  # at which a gradient is looked for before a model is said to have none
-ENDS = 6  # gradients that tell whether the ends of the path are to blame
-LEAST_ELSEWHERE = 24  # of the first two sums of what is graded
 CLOSELY = 256  # gradients that should have seen whatever a gradient shows
 BLOCK = 1 << 14  # rows whose accounts are drawn up at a time
 
@@ -185,46 +183,48 @@ class Call:
 
             return refinement.stacked(map(some, self._in_parts(rows)), len(rows))
 
-        def leave(rows, spent, ends, moved):
-            if most - spent - ENDS < LEAST_ELSEWHERE:
-                return np.zeros(len(rows), bool)
+        def again(sums, rows):
+            """By another family, what was spent on each row being no part of what others may spend."""
+            spent = done.evaluations[rows]
+            for own in np.unique(spent):
+                here = rows[spent == own]
+                done.put(here, refine(sums, here, int(own)))
+
+        def leave(rows, ends, moved):
             found = self.integrate(rows, refinement.at_the_ends(ends, self.starts.count))
             blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(
                 1
             )  # of first order, half of it is to come
             steep.append(rows[blamed])
             bent.append(rows[~blamed])
-            return np.ones(len(rows), bool) if kinked is False else blamed
+            return blamed | (kinked is False)
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
         if kinked is False:
             corners = [self._kinked(path, k) for k, path in enumerate(self.paths)]
             kinked = True if True in corners else None if None in corners else False
         secants = refinement.secants(self.integrate)
+        bends = refinement.secants(self.integrate, safety=refinement.FOR_BENDS)
         if kinked:
-            first = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, 3 * n, secant(n).nodes, m))
+            first = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, secant(n).nodes, m))
             graded = refinement.secants(self.integrate, graded_secant)
         else:
             order = 2 if kinked is None else 4
-            first = refinement.trapezoids(self.integrate, order, lambda r, n, m: leave(r, n, trapezoid(n + 1).nodes, m))
+            first = refinement.trapezoids(self.integrate, order, lambda r, n, m: leave(r, trapezoid(n + 1).nodes, m))
             graded = refinement.graded_trapezoids(self.integrate, 2 if kinked is None else refinement.FASTEST)
         done = refine(first, rows)
         self.steep = np.concatenate([np.zeros(0, int), *steep])
-        for sums, left in ((graded, steep), (secants, bent if kinked is False else [])):
-            left = np.concatenate([*left, np.zeros(0, int)])
-            if len(left):
-                done.evaluations[left] += ENDS
-                done.put(left, refine(sums, left, int(done.evaluations[left].max())))
+        for sums, left in ((graded, steep), (bends, bent if kinked is False else [])):
+            if left:
+                again(sums, np.concatenate(left))
         lost = rows[~self._finite(done.values)]
         if kinked is False and len(lost):
             singular = self._singular(lost)
             done.evaluations[lost] += 2
-            spent = int(done.evaluations[lost].max())
-            if len(singular) and spent + LEAST_EVALUATIONS <= most:
-                done.put(singular, refine(secants, singular, spent))
+            again(secants, singular[done.evaluations[singular] + LEAST_EVALUATIONS <= most])
         done.evaluations *= self.starts.count
         self.tolerance = tolerance
-        how = f"{' and '.join(names)}, refined"
+        how = f"{' and '.join(dict.fromkeys(names))}, refined"
         self.exactness = {"rule": how, "tolerance": tolerance, "max_evaluations": most}
         return done
 

@@ -6,12 +6,20 @@ better value (Richardson),
 
     R = Sₙ + (Sₙ − Sₖ) k² / (n² − k²).
 
-Two numbers tell how good it is: the correction c = |R − Sₙ|, which is what the sum alone was off by, and d = |R − R′|
+Two numbers tell how good that is: the correction c = |R − Sₙ|, which is what the sum alone was off by, and d = |R − R′|
 to the value before. If R errs by C/nᵖ it is off by d q, q = kᵖ / (nᵖ − kᵖ), where p is 4 for what is smooth and 2 for
 kinks; where no law holds yet, by about c. Their geometric mean √(c d q) times a safety bounds the error of nearly every
 row of trained networks and is a few times that (docs/exactness.md). With kinks, corrections of few entries are small by
 chance more often than those of many: the safety grows with 1/m, m being the number of like entries that would have the
 same ratio of norms, |v|₁² / |v|₂². The cells to try next follow from the estimate.
+
+What is smooth may yet bend within a cell, as √(h² + ε) does: then sums of derivatives err by C/nˢ with s < 2, and R by
+as much. The order s is observed, from how much two differences of sums shrink, and so is that of R; no R is said to be
+better than c (qₛ / q₂ − 1) or d q, q being of these orders, times a safety. From `LOOK` cells on such rows are summed
+by other means: over nodes that are graded towards the ends of the path where these are to blame, else by secants.
+
+The error is relative to the least that Σ|φ*| can be, φ* being the integral: Σ|φ| less what is left, or |F(x) − F(x′)|.
+Where a slope is enormous Σ|φ| is no measure, for the wrong values are as large as their error.
 """
 
 import math
@@ -26,12 +34,15 @@ from aumann.core.rules import Draws, between, graded, secant, trapezoid
 BLOCK = 1 << 20  # numbers summed at a time
 PART = 1 << 22  # numbers of the values that are refined at a time, where rows are many
 SAFETY = 3.0  # on the estimate
+FOR_BENDS = 5.0  # the same for secants of what is smooth but bends, which it does at few places
 FEW = 10.0  # entries of a correction for which the safety doubles, where there are kinks
 TRUST = 2.0  # in a law that is observed
 FASTEST = 6  # order
 ORDERS = np.linspace(0.25, FASTEST, 47)  # among which it is looked for
 LOOK = 10  # cells, from which on sums may be left for others
 SLOW = 1.5  # order of sums below which they are
+ENDS = 6  # gradients that tell whether it is for the ends of the path
+ELSEWHERE = 24  # gradients of the first two sums of any other family
 FAR = 0.3, 20.0  # times the tolerance that the error must then be, for derivatives and for secants
 LEAP = 4.0  # the most by which cells multiply from one sum to the next: a law seen from afar misleads
 STEP = 1.3  # and the least that is worth a sum
@@ -52,7 +63,8 @@ class Sums:
         order: p, of the error of an extrapolation: 2 where there are kinks, 4 where there are none, `FASTEST` for sums
             that converge faster than any power of n, and are not extrapolated.
         leave: (rows, cells, |Sₙ − Sₖ|₁ (len(rows), targets)) -> which of some rows whose sums do not follow their law
-            are to be summed otherwise; None where that is not asked.
+            are to be summed otherwise, at the price of `ENDS`; None where that is not asked.
+        safety: on the estimate.
     """
 
     name: str
@@ -63,22 +75,25 @@ class Sums:
     price: Callable
     order: int
     leave: Callable | None = None
+    safety: float = SAFETY
 
 
-def secants(integrate, cells=secant, leave=None):
+def secants(integrate, cells=secant, leave=None, safety=SAFETY):
     """Sums of secants over cells that end at (k/n)^1.5: for what has kinks, or no derivative at an end of the path.
 
     Args:
         integrate: (rows, rule) -> for each point an array (len(rows), targets, *row).
         cells: `secant`, or `graded_secant` where a slope is enormous at an end.
-        leave: as in `Sums`.
+        leave, safety: as in `Sums`.
     """
 
     def of(rows, count, before, last):
         return integrate(rows, cells(count))
 
     name, first, second = ("secants", 2, 5) if cells is secant else ("graded secants", 7, 15)
-    return Sums(name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave)
+    return Sums(
+        name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave, safety
+    )
 
 
 def trapezoids(integrate, order=4, leave=None):
@@ -215,10 +230,10 @@ def refine(sums, rows, change, tolerance, most, rounding):
                 whole = Step(*map(sum, zip(*(vars(step).values() for step in steps), strict=True)))
                 before = sum(trail[:, here] for trail in trails)
                 for part, step, trail in zip(done.parts, steps, trails, strict=True):
-                    left = _left(step, trail[:, here], *pace, sums.order)
+                    left = _left(step, trail[:, here], *pace, sums)
                     part[here] = relative(left, step.mass, rounding)
                     trail[:, here] = _differences(step, *pace)
-                left = np.maximum(_left(whole, before, *pace, sums.order), missed(done.values, here, *change))
+                left = np.maximum(_left(whole, before, *pace, sums), missed(done.values, here, *change))
                 done.error[here] = relative(left, whole.mass, rounding, known(here, *change))
                 moved = _differences(whole, *pace)[0]
                 slow = (_observed(before[0], moved, *pace) < SLOW) & (done.error[here] > FAR[sums.order == 2] * goal)
@@ -229,12 +244,16 @@ def refine(sums, rows, change, tolerance, most, rounding):
                 trails = [np.full((2, n, targets), np.nan) for _ in found]
             done.evaluations[here] += sums.price(count, cells[here])
             cells[here] = count
-            want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], goal, most)
+            left = here[:0]
             if sums.leave and count >= LOOK:
-                asked = here[slow.any(1) & (done.evaluations[here] < most / 2) & ~looked[here]]
-                looked[asked] = True
+                room = done.evaluations[here] + ENDS + ELSEWHERE <= most
+                asked = here[slow.any(1) & room & ~looked[here]]
                 if len(asked):
-                    want[asked[sums.leave(rows[asked], count, moved[np.isin(here, asked)])]] = 0
+                    left = asked[sums.leave(rows[asked], count, moved[np.isin(here, asked)])]
+                looked[asked] = True
+                done.evaluations[asked] += ENDS
+            want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], goal, most)
+            want[left] = 0
     for error in (done.error, *done.parts):
         error[np.isnan(error)] = np.inf  # nothing is known of what is not finite
     return done
@@ -260,23 +279,23 @@ def _differences(step, before, growth):
     return np.stack([step.correction * (growth**2 - 1), np.where(np.isnan(before)[:, None], np.nan, step.shift)])
 
 
-def _left(step, differences, before, growth, order):
+def _left(step, differences, before, growth, sums):
     """What is left in R, in L1: by the law of the family, or by the one that its sums follow where that is slower.
 
     Args:
         differences: those of the sums and values before, NaN where there were none.
         before, growth: (rows,) by what cells have multiplied from the last sums but one to the last, and since.
-        order: p.
+        sums: their family.
     """
-    c, d = step.correction, step.shift
+    c, d, order = step.correction, step.shift, sums.order
     first = np.isnan(before)[:, None]  # no value before to compare with: the correction is all there is
     of_sums, of_values = map(_observed, differences, _differences(step, before, growth), 2 * [before], 2 * [growth])
     if order == FASTEST:
         return np.where(first, c, TRUST * c * remainder(np.fmin(of_sums, order), growth))
     if order == 2:  # chance moves the differences where there are kinks, and few of them tell no order
         few = FEW * np.divide(step.squares, c * c, out=np.zeros_like(c), where=c > 0)
-        return SAFETY * (1 + few) * np.where(first, c, np.sqrt(c * d * remainder(order, growth)))
-    left = SAFETY * np.where(first, c, np.sqrt(c * d * remainder(order, growth)))
+        return sums.safety * (1 + few) * np.where(first, c, np.sqrt(c * d * remainder(order, growth)))
+    left = sums.safety * np.where(first, c, np.sqrt(c * d * remainder(order, growth)))
     slow = c * np.maximum(remainder(np.minimum(of_sums, 2), growth) / remainder(2, growth) - 1, 0)
     slower = d * remainder(np.minimum(of_values, order), growth)
     return np.fmax(left, TRUST * np.fmax(slow, slower))
