@@ -33,7 +33,7 @@ from aumann.oracle import BESIDE
 
 AMONG = 64  # rows among which the one most unlike the first is looked for
 SMALL = 4  # roundings, relative to the largest answer, that are let pass without asking further
-LARGE, MOST = 256, 0.05  # roundings, or part of the largest answer where these are more, above which F is refused
+LARGE, MOST = 256, 0.1  # roundings, or part of the largest answer where these are more, above which F is refused
 AMPLIFIED = 16  # differences that one rounding of the inputs makes, which all roundings inside may make together
 
 CAUSES = {
