@@ -63,6 +63,7 @@ def test_a_language_model_is_explained_at_its_tokens(name):
     baseline = {k: 6 if k in ids else "fixed" for k in inputs}  # a token: RMSNormalization has no slope at zeros
     layer, fn = above(model, inputs)
     rule = aumann.gauss_legendre(12)
+    model(inputs, training=False)  # on its first call Keras notes paths in its layers
     with unchanged(model):
         e = aumann.IntegratedGradients(model, rule=rule).explain(inputs, last, baseline=baseline)
     table = host(layer.embeddings)
