@@ -63,6 +63,7 @@ bench: .venv-bench/done
 .venv/test: pyproject.toml | .venv/bin/python
 	$(PIP) torch==2.13.0
 	$(PIP) -e ".[demo,tensorflow,jax,torch,pytensor,test]"
+	$(PIP) --no-deps keras-hub==0.32.0 kagglehub==1.0.3 kagglesdk==0.1.28 regex tokenizers pyyaml
 	touch $@ .venv/demo
 
 # Of its own, and xplique without what it depends on: that is TensorFlow with CUDA, an older one.

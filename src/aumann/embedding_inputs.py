@@ -109,11 +109,16 @@ class _Calls:
         """
         found = {c: set() for c in self.base}
         with self.oracle.backend.inference(self.oracle.model):
-            for rows in itertools.zip_longest(*variants):
+            for k, rows in enumerate(itertools.zip_longest(*variants)):
                 for i, row in enumerate(rows):
                     if row is None:
                         continue
-                    other = self._ask([*self.first[:i], row, *self.first[i + 1 :]])
+                    try:
+                        other = self._ask([*self.first[:i], row, *self.first[i + 1 :]])
+                    except ValueError:
+                        if k:  # a value out of some vocabulary may be none of a smaller table
+                            continue
+                        raise
                     for c, parts in other.items():
                         if not all(all(map(np.array_equal, a, b)) for a, b in zip(parts, self.base[c], strict=True)):
                             found[c].add(i)

@@ -63,7 +63,7 @@ class Place:
 
 
 def method(layer):
-    """Name of the method that runs a layer: Keras runs a quantised one by `quantized_call`, torch a module by `forward`."""
+    """Name of the method that runs a layer: of a quantised one `quantized_call`, of a module of torch `forward`."""
     if getattr(layer, "quantization_mode", None) is not None and hasattr(layer, "quantized_call"):
         return "quantized_call"
     return "call" if hasattr(layer, "call") else "forward"

@@ -881,12 +881,14 @@ def elsewhere(leaves, which):
 def _variants(array, layers):
     """Rows of other, equally valid, values, beginning with what is likeliest to be read differently."""
     row, others = array[:1], [array[k : k + 1] for k in range(1, min(4, len(array)))]
+    known = [words[-9:] for x in layers if hasattr(x, "get_vocabulary") and (words := x.get_vocabulary())]
     if array.dtype.kind == "U":
-        known = [x.get_vocabulary() for x in layers if hasattr(x, "get_vocabulary")]
-        words = ["", *(word for all_of_it in known for word in (*all_of_it[-3:], " ".join(map(str, all_of_it[-9:]))))]
-        return [np.full_like(row, word, dtype=f"U{max(1, len(str(word)))}") for word in words] + others
-    smaller = [row // 2, 0 * row] if array.dtype.kind in "iu" else []
-    return [_neighbour(row), *smaller, *others]
+        words = ["", *(w for some in known for w in (*map(str, some[-3:]), " ".join(map(str, some))))]
+        return [np.full_like(row, w, dtype=f"U{max(1, len(w))}") for w in words] + others
+    if array.dtype.kind in "iu":
+        whole = [w for some in known for w in some[-3:] if isinstance(w, (int, np.integer)) and w >= 0]
+        others += [row // 2, 0 * row, *(np.full_like(row, w) for w in whole)]
+    return [_neighbour(row), *others]
 
 
 def _neighbour(x):

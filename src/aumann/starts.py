@@ -120,9 +120,9 @@ def _one_of_two(oracle, reading, given):
     names = [oracle.names[i] for i in reading.leaves]
     told = ", ".join(f"{np.asarray(given[i][0]).tolist()!r:.40} for {oracle.names[i]!r}" for i in reading.leaves)
     return (
-        f"Expected one float constant of layer {reading.place.name!r} for all inputs that lead to it, {names}, or token "
-        f"ids for each of them; received {told} (0.0 where none was given). Give baseline=0.0 for the zero vector of "
-        f"the layer, or ids for every one of {names}."
+        f"Expected one float constant of layer {reading.place.name!r} for all inputs that lead to it, {names}, or a "
+        f"baseline of each of them, ids for ids; received {told} (0.0 where none was given). Give baseline=0.0 for the "
+        f"zero vector of the layer, or a baseline for every one of {names}."
     )
 
 
