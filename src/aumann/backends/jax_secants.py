@@ -136,6 +136,18 @@ def maxima(jaxpr):
     return found
 
 
+def literals(jaxpr):
+    """Numbers that stand in a jaxpr and in what it calls."""
+    found = []
+    for eqn in jaxpr.eqns:
+        found += [v.val for v in eqn.invars if isinstance(v, Literal)]
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            found += getattr(inner, "consts", [])
+            if hasattr(inner, "eqns"):
+                found += literals(inner)
+    return found
+
+
 def bind(eqn, ins):
     found = eqn.primitive.get_bind_params(eqn.params)
     functions, parameters = ((), found) if isinstance(found, dict) else found  # JAX ≥ 0.10, and before
