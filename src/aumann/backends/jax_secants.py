@@ -269,8 +269,12 @@ def _pull(call, ins, here, axes, out_axes):
 
 def kinked(fn, points):
     """Whether something that moves passes a kink on its way through fn, which is only traced; None if hidden."""
-    closed = jax.make_jaxpr(fn)(points)
-    found = kinks(closed.jaxpr, [0] * len(closed.jaxpr.invars), len(jax.tree.leaves(points)[0]))
+    rows = 3  # a number that tells them from axes of length one
+    try:
+        closed = jax.make_jaxpr(fn)([jax.ShapeDtypeStruct((rows, *p.shape[1:]), p.dtype) for p in points])
+    except Exception:  # a function that has the number of rows in it
+        rows, closed = len(points[0]), jax.make_jaxpr(fn)(points)
+    found = kinks(closed.jaxpr, [0] * len(closed.jaxpr.invars), rows)
     if not found & {"kink", "hidden"}:
         return False
     return None if "blind" in found or "kink" not in found else True

@@ -241,12 +241,17 @@ def _ints(axes):
 
 def kinked(fn, points):
     """Whether something that moves passes a kink on its way through fn, which is only traced; None if hidden."""
-    try:
-        graph = _traced(fn, [[None, *p.shape[1:]] for p in points], points)
-    except Exception:  # a function that asks for the number of rows gets its number
+    for rows in (None, 3):  # a number that is no other axis's tells the rows as well as one that is not known
+        try:
+            graph = _traced(fn, [[rows, *p.shape[1:]] for p in points], points)
+            break
+        except Exception:  # a function that asks for the number of rows, or has it in it
+            continue
+    else:
+        rows = points[0].shape[0]
         graph = _traced(fn, [p.shape for p in points], points)
-    places = _entered(graph, [0] * len(points), None, True)  # what comes after them is captured
-    found = _kinks(graph, places, None)
+    places = _entered(graph, [0] * len(points), rows, True)  # what comes after them is captured
+    found = _kinks(graph, places, rows)
     if not found & {"kink", "hidden"}:
         return False
     return None if "blind" in found or "kink" not in found else True
