@@ -330,7 +330,8 @@ def _kinks(eqn, axes, out_axes, wanted, rows):
     if own and own != "average":
         return unseen | ({"kink"} if own in secant.KINKED else set())
     if inner := body(eqn):
-        return kinks(inner.jaxpr, axes, rows, wanted) | (unseen if own else set())
+        words = kinks(inner.jaxpr, axes, rows, wanted)
+        return words - {"blind"} | unseen if own else words
     if inner := opaque_body(eqn):
         return kinks(inner.jaxpr, axes, rows, wanted) | {"hidden"} | unseen
     here = floats(eqn, axes)

@@ -268,10 +268,11 @@ def _kinks(graph, places, rows):
     "kink": a kink or a step; "hidden": an operation that may have one; "blind": one that is not affine and of which
     nobody knows where its rows are, so that secants do not see it.
     """
-    needed, veiled, found = {y.name for y in graph.outputs}, set(), set()
+    needed, veiled, within, found = {y.name for y in graph.outputs}, set(), set(), set()
     for op in reversed(graph.get_operations()):
         wanted = [y.name in needed for y in op.outputs]
-        if not (any(wanted) or any(y.name in veiled for y in op.outputs)):
+        inside = not any(wanted) and any(y.name in within for y in op.outputs)
+        if not (any(wanted) or inside or any(y.name in veiled for y in op.outputs)):
             continue
         if op.type == "StopGradient" and _is_maximum(op.inputs[0]):
             continue
@@ -279,12 +280,16 @@ def _kinks(graph, places, rows):
         if _own_gradient(op) and op.type == "IdentityN" and any(wanted):  # results, then what they are made of
             results = {x.name for x, is_wanted in zip(op.inputs, wanted, strict=True) if is_wanted}
             inputs -= results
-            if not unit or unit == "average":  # an activation that is one operation is told by its name alone
+            if unit == "average":  # any other operation of one piece is told by its name alone
+                within |= results
+            elif not unit:
                 veiled |= results
-        (needed if any(wanted) else veiled).update(inputs)
+        (needed if any(wanted) else within if inside else veiled).update(inputs)
         if any(k is not None for k in axes):
             words = _words(op, axes, _at(places, op.outputs), unit, rows)
-            found |= words if any(wanted) or "kink" not in words else {"hidden", "blind"}
+            if inside:  # of what is one operation to secants, they know where its rows are
+                words = words - {"blind"}
+            found |= words if any(wanted) or inside or "kink" not in words else {"hidden", "blind"}
     return found
 
 
