@@ -70,6 +70,15 @@ def rematerialised(activation):
     return lambda x: out(layer(x))
 
 
+def recurrent(cell):
+    model = scatter(keras.Sequential([L.Input((3, 2)), cell(4), L.Dense(1)]))
+    return lambda x: model(ops.reshape(x, (-1, 3, 2)), training=False)[:, 0]
+
+
+NORMALISATION = L.LayerNormalization()
+NORMALISATION.build((None, 6))
+
+
 def yes():
     return ops.convert_to_tensor(True)
 
@@ -105,33 +114,16 @@ SMOOTH = {
     "a spectrum": lambda x: ops.sum(ops.rfft(mixed(x))[0] ** 2 + ops.rfft(mixed(x))[1] ** 2, axis=1),
     "determinant": lambda x: ops.det(square(x)),
     "solution": lambda x: ops.sum(ops.solve(square(x), square(x) ** 2), axis=(1, 2)),
-    "normalised": lambda x: out(normalisation()(mixed(x))),
+    "normalised": lambda x: out(NORMALISATION(mixed(x))),
     "gelu, silu, mish": lambda x: out(ops.gelu(mixed(x)) + ops.silu(mixed(x)) + ops.softplus(x)),
     "variance, products": lambda x: ops.var(mixed(x), axis=1) + ops.prod(1 + 0.1 * x, axis=1),
     "einsum of two that is smooth": lambda x: ops.einsum("ni,nj->n", ops.tanh(mixed(x)), ops.tanh(ops.matmul(x, V))),
     "a fixed choice": lambda x: out(ops.where(np.array(OUT > 0), ops.exp(0.3 * x), x)),
+    "LSTM": recurrent(L.LSTM),
+    "GRU": recurrent(L.GRU),
+    "a factor whose gradient is stopped": lambda x: out(ops.stop_gradient(ops.tanh(x)) * mixed(x)),
     "running sums": lambda x: out(ops.cumsum(ops.exp(0.3 * mixed(x)), axis=1)),
 }  # fmt: skip
-
-
-def recurrent(cell):
-    model = scatter(keras.Sequential([L.Input((3, 2)), cell(4), L.Dense(1)]))
-    return lambda x: model(ops.reshape(x, (-1, 3, 2)), training=False)[:, 0]
-
-
-@functools.cache
-def normalisation():
-    layer = L.LayerNormalization()
-    layer.build((None, 6))
-    return layer
-
-
-SMOOTH |= {"LSTM": lambda x: recurrent_layers()[0](x), "GRU": lambda x: recurrent_layers()[1](x)}
-
-
-@functools.cache
-def recurrent_layers():
-    return [recurrent(cell) for cell in (L.LSTM, L.GRU)]
 
 
 def taken(h):
@@ -145,6 +137,7 @@ def hiding():
     factors = {
         "argmax and take": lambda x: taken(mixed(x)),
         "a truth as a factor": lambda x: out(ops.cast(mixed(x) > 0, "float32") * mixed(x)),
+        "a step whose gradient is stopped": lambda x: out(ops.where(ops.stop_gradient(mixed(x)) > 0, mixed(x), x)),
         "a sign as a factor": lambda x: out(ops.sign(mixed(x)) * mixed(x)),
     }
     if BACKEND == "tensorflow":

@@ -77,13 +77,18 @@ def evaluate(jaxpr, consts, args, axes, rows):
     return [read(v) for v in jaxpr.outvars]
 
 
-def spread(jaxpr, axes, rows):
-    """{variable: axis of the rows} of all that moves when some inputs do, whole numbers and truths included."""
+def spread(jaxpr, axes, rows, through=False):
+    """{variable: axis of the rows} of all that moves when some inputs do, whole numbers and truths included.
+
+    With `through`, also of what moves while its gradient is stopped.
+    """
+    shifts = maxima(jaxpr) if through else ()
     places = {v: k for v, k in zip(jaxpr.invars, axes, strict=True) if k is not None}
     for eqn in jaxpr.eqns:
         ins = _at(places, eqn.invars)
-        if eqn.primitive.name != "stop_gradient" and any(k is not None for k in ins):
-            outs = _followed(eqn, ins, rows)
+        stopped = eqn.primitive.name == "stop_gradient" and (not through or eqn.invars[0] in shifts)
+        if not stopped and any(k is not None for k in ins):
+            outs = _followed(eqn, ins, rows, through)
             places.update((v, k) for v, k in zip(eqn.outvars, outs, strict=True) if k is not None)
     return places
 
@@ -96,25 +101,39 @@ def is_float(v):
     return jax.numpy.issubdtype(v.aval.dtype, jax.numpy.inexact)
 
 
-def _followed(eqn, axes, rows):
+def _followed(eqn, axes, rows, through):
     """The axis of the rows in each output of an operation."""
     name = eqn.primitive.name
     if name == "scan":
-        return [0] * len(eqn.outvars) if _mapped(eqn, axes) else _looped(eqn, axes, rows)[1]
+        return [0] * len(eqn.outvars) if _mapped(eqn, axes) else _looped(eqn, axes, rows, through)[1]
     if name == "cond":
-        branches = [_inside(b.jaxpr, axes[1:], rows) for b in eqn.params["branches"]]
+        branches = [_inside(b.jaxpr, axes[1:], rows, through) for b in eqn.params["branches"]]
         return [rows_of.joined(each) for each in zip(*branches, strict=True)]
     inner = body(eqn) or opaque_body(eqn)
     if inner is None:
         return rows_of.follow(eqn, axes, rows)
-    found = _inside(inner.jaxpr, axes, rows)
+    found = _inside(inner.jaxpr, axes, rows, through)
     if str(eqn.params.get("name", "")).startswith(UNIT):  # a layer of Keras, or an activation
         found = [k if k != LOST else other for k, other in zip(found, rows_of.follow(eqn, axes, rows), strict=True)]
     return found
 
 
-def _inside(jaxpr, axes, rows):
-    return _at(spread(jaxpr, axes, rows), jaxpr.outvars)
+def _inside(jaxpr, axes, rows, through):
+    return _at(spread(jaxpr, axes, rows, through), jaxpr.outvars)
+
+
+def maxima(jaxpr):
+    """Variables that hold a maximum, or 0 where that is not finite: with its gradient stopped it is what is taken from
+    the exponents of a softmax, and changes nothing.
+    """
+    found = set()
+    for eqn in jaxpr.eqns:
+        name, given = eqn.primitive.name, [v for v in eqn.invars if not isinstance(v, Literal)]
+        kept = name in ("max", "is_finite", "select_n", "broadcast_in_dim", "reshape", "stop_gradient")
+        constant = name == "broadcast_in_dim" and not given
+        if name == "reduce_max" or constant or (kept and given and all(v in found for v in given)):
+            found.update(eqn.outvars)
+    return found
 
 
 def literals(jaxpr):
@@ -250,8 +269,12 @@ def _pull(call, ins, here, axes, out_axes):
 
 def kinked(fn, points):
     """Whether something that moves passes a kink on its way through fn, which is only traced; None if hidden."""
-    closed = jax.make_jaxpr(fn)(points)
-    found = kinks(closed.jaxpr, [0] * len(closed.jaxpr.invars), len(jax.tree.leaves(points)[0]))
+    rows = 3  # a number that tells them from axes of length one
+    try:
+        closed = jax.make_jaxpr(fn)([jax.ShapeDtypeStruct((rows, *p.shape[1:]), p.dtype) for p in points])
+    except Exception:  # a function that has the number of rows in it
+        rows, closed = len(points[0]), jax.make_jaxpr(fn)(points)
+    found = kinks(closed.jaxpr, [0] * len(closed.jaxpr.invars), rows)
     if not found & {"kink", "hidden"}:
         return False
     return None if "blind" in found or "kink" not in found else True
@@ -263,12 +286,14 @@ def kinks(jaxpr, axes, rows, wanted=None):
     "kink": a kink or a step; "hidden": an operation that may have one; "blind": one that is not affine and of which
     nobody knows where its rows are, so that secants do not see it.
     """
-    places, found, positive = spread(jaxpr, axes, rows), set(), not_negative(jaxpr)
+    places, found, positive = spread(jaxpr, axes, rows, through=True), set(), not_negative(jaxpr)
+    shifts = maxima(jaxpr)
     wanted = [True] * len(jaxpr.outvars) if wanted is None else wanted
     needed = {v for v, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted and not isinstance(v, Literal)}
     for eqn in reversed(jaxpr.eqns):
         ins, outs = _at(places, eqn.invars), [v in needed for v in eqn.outvars]
-        if any(outs) and eqn.primitive.name != "stop_gradient":
+        stops = eqn.primitive.name == "stop_gradient"
+        if any(outs) and not (stops and eqn.invars[0] in shifts):
             needed.update(v for v in eqn.invars if not isinstance(v, Literal))
             bare = eqn.primitive.name == "abs" and eqn.invars[0] in positive  # as the logarithm of a sum has it
             if any(k is not None for k in ins) and not bare:
@@ -292,18 +317,21 @@ def _kinks(eqn, axes, out_axes, wanted, rows):
     """The words for one operation."""
     name, p = eqn.primitive.name, eqn.params
     unseen = {"blind"} if blind(axes, out_axes) else set()
+    if name == "stop_gradient":  # what it makes moves, and secants take it as it is at the left end
+        return {"blind"}
     if name == "scan":
         mapped = _mapped(eqn, axes)
         if mapped:
             return kinks(mapped.jaxpr, axes, rows, wanted)
-        return kinks(p["jaxpr"].jaxpr, _looped(eqn, axes, rows)[0], rows)
+        return kinks(p["jaxpr"].jaxpr, _looped(eqn, axes, rows, True)[0], rows)
     if name == "cond":
         return set().union(*(kinks(b.jaxpr, axes[1:], rows, wanted) for b in p["branches"]))
     own = _unit_name(eqn)
     if own and own != "average":
         return unseen | ({"kink"} if own in secant.KINKED else set())
     if inner := body(eqn):
-        return kinks(inner.jaxpr, axes, rows, wanted) | (unseen if own else set())
+        words = kinks(inner.jaxpr, axes, rows, wanted)
+        return words - {"blind"} | unseen if own else words
     if inner := opaque_body(eqn):
         return kinks(inner.jaxpr, axes, rows, wanted) | {"hidden"} | unseen
     here = floats(eqn, axes)
@@ -400,14 +428,14 @@ def branch(eqn, ins, axes, rows):
     return lax.switch(ins[0], branches, *ins[1:])
 
 
-def _looped(eqn, axes, rows):
+def _looped(eqn, axes, rows, through=False):
     """The axes of what a turn of a loop takes, after any number of turns, and of what the loop gives."""
     p = eqn.params
     consts, carried = p["num_consts"], p["num_consts"] + p["num_carry"]
     # what is scanned loses its first axis, which is not that of a row's
     axes = [*axes[:carried], *(k if k is None else LOST if k < 1 else k - 1 for k in axes[carried:])]
     while True:
-        after = _inside(p["jaxpr"].jaxpr, axes, rows)
+        after = _inside(p["jaxpr"].jaxpr, axes, rows, through)
         grown = [rows_of.joined(two) for two in zip(axes[consts:carried], after[: p["num_carry"]], strict=True)]
         if grown == axes[consts:carried]:
             made = [k if k is None or k == LOST else k + 1 for k in after[p["num_carry"] :]]

@@ -96,14 +96,17 @@ def secants(fn, points):
     return values, [list(row) for row in zip(*columns, strict=True)]
 
 
-def _spread(operations, places, rows):
-    """{tensor: axis of the rows} of all that some tensors reach, which are there already."""
+def _spread(operations, places, rows, through=False):
+    """{tensor: axis of the rows} of all that some tensors reach, which are there already.
+
+    With `through`, also of what moves while its gradient is stopped.
+    """
     for op in operations:
         axes = _at(places, op.inputs)
-        if op.type != "StopGradient" and any(k is not None for k in axes):
-            places.update(
-                (y.name, k) for y, k in zip(op.outputs, _followed(op, axes, rows), strict=True) if k is not None
-            )
+        stopped = op.type == "StopGradient" and (not through or _is_maximum(op.inputs[0]))
+        if not stopped and any(k is not None for k in axes):
+            out_axes = _followed(op, axes, rows, through)
+            places.update((y.name, k) for y, k in zip(op.outputs, out_axes, strict=True) if k is not None)
     return places
 
 
@@ -115,30 +118,39 @@ def _is_float(x):
     return x.dtype.is_floating or x.dtype.is_complex or x.dtype == tf.variant
 
 
-def _followed(op, axes, rows):
+def _followed(op, axes, rows, through):
     """The axis of the rows in each output of an operation."""
     if op.type in LOOPS and (body := _graphs(op)):
-        return _looped(body[0], axes, rows)
+        return _looped(body[0], axes, rows, through)
     if op.type in BRANCHES and (branches := _graphs(op)):
-        each = [_inside(graph, axes[1:], rows) for graph in branches]
+        each = [_inside(graph, axes[1:], rows, through) for graph in branches]
         return [rows_of.joined(found) for found in zip(*each, strict=True)]
     return rows_of.follow(op, axes, rows)
 
 
-def _inside(graph, axes, rows):
-    return _at(_entered(graph, axes, rows), graph.outputs)
+def _is_maximum(x):
+    """Whether x is a maximum, or 0 where that is not finite: with its gradient stopped it is what is taken from the
+    exponents of a softmax, and changes nothing.
+    """
+    if x.op.type in ("Select", "SelectV2") and x.op.inputs[0].op.type == "IsFinite":
+        return _is_maximum(x.op.inputs[1])
+    return x.op.type == "Max"
 
 
-def _entered(graph, axes, rows):
+def _inside(graph, axes, rows, through):
+    return _at(_entered(graph, axes, rows, through), graph.outputs)
+
+
+def _entered(graph, axes, rows, through=False):
     """Where the rows are in the body of an operation that is given these inputs."""
     given = {x.name: k for x, k in zip(graph.inputs, axes, strict=False) if k is not None}
-    return _spread(graph.get_operations(), given, rows)
+    return _spread(graph.get_operations(), given, rows, through)
 
 
-def _looped(body, axes, rows):
+def _looped(body, axes, rows, through=False):
     """What a loop carries moves if it does so after any number of turns."""
     while True:
-        grown = [rows_of.joined(two) for two in zip(axes, _inside(body, axes, rows), strict=True)]
+        grown = [rows_of.joined(two) for two in zip(axes, _inside(body, axes, rows, through), strict=True)]
         if grown == axes:
             return axes
         axes = grown
@@ -229,12 +241,17 @@ def _ints(axes):
 
 def kinked(fn, points):
     """Whether something that moves passes a kink on its way through fn, which is only traced; None if hidden."""
-    try:
-        graph = _traced(fn, [[None, *p.shape[1:]] for p in points], points)
-    except Exception:  # a function that asks for the number of rows gets its number
+    for rows in (None, 3):  # a number that is no other axis's tells the rows as well as one that is not known
+        try:
+            graph = _traced(fn, [[rows, *p.shape[1:]] for p in points], points)
+            break
+        except Exception:  # a function that asks for the number of rows, or has it in it
+            continue
+    else:
+        rows = points[0].shape[0]
         graph = _traced(fn, [p.shape for p in points], points)
-    places = _entered(graph, [0] * len(points), None)  # what comes after them is captured
-    found = _kinks(graph, places, None)
+    places = _entered(graph, [0] * len(points), rows, True)  # what comes after them is captured
+    found = _kinks(graph, places, rows)
     if not found & {"kink", "hidden"}:
         return False
     return None if "blind" in found or "kink" not in found else True
@@ -251,21 +268,28 @@ def _kinks(graph, places, rows):
     "kink": a kink or a step; "hidden": an operation that may have one; "blind": one that is not affine and of which
     nobody knows where its rows are, so that secants do not see it.
     """
-    needed, veiled, found = {y.name for y in graph.outputs}, set(), set()
+    needed, veiled, within, found = {y.name for y in graph.outputs}, set(), set(), set()
     for op in reversed(graph.get_operations()):
         wanted = [y.name in needed for y in op.outputs]
-        if op.type == "StopGradient" or not (any(wanted) or any(y.name in veiled for y in op.outputs)):
+        inside = not any(wanted) and any(y.name in within for y in op.outputs)
+        if not (any(wanted) or inside or any(y.name in veiled for y in op.outputs)):
+            continue
+        if op.type == "StopGradient" and _is_maximum(op.inputs[0]):
             continue
         axes, unit, inputs = _at(places, op.inputs), _unit(op), {x.name for x in op.inputs}
         if _own_gradient(op) and op.type == "IdentityN" and any(wanted):  # results, then what they are made of
             results = {x.name for x, is_wanted in zip(op.inputs, wanted, strict=True) if is_wanted}
             inputs -= results
-            if not unit or unit == "average":  # an activation that is one operation is told by its name alone
+            if unit == "average":  # any other operation of one piece is told by its name alone
+                within |= results
+            elif not unit:
                 veiled |= results
-        (needed if any(wanted) else veiled).update(inputs)
+        (needed if any(wanted) else within if inside else veiled).update(inputs)
         if any(k is not None for k in axes):
             words = _words(op, axes, _at(places, op.outputs), unit, rows)
-            found |= words if any(wanted) or "kink" not in words else {"hidden", "blind"}
+            if inside:  # of what is one operation to secants, they know where its rows are
+                words = words - {"blind"}
+            found |= words if any(wanted) or inside or "kink" not in words else {"hidden", "blind"}
     return found
 
 
@@ -275,12 +299,16 @@ def _words(op, axes, out_axes, unit, rows):
         graphs = _graphs(op)
         if not graphs:
             return {"hidden", "blind"}
-        given = axes[1:] if op.type in BRANCHES else _looped(graphs[0], axes, rows) if op.type in LOOPS else axes
-        found = set().union(*(_kinks(graph, _entered(graph, given, rows), rows) for graph in graphs))
+        given = axes[1:] if op.type in BRANCHES else axes
+        if op.type in LOOPS:
+            given = _looped(graphs[0], axes, rows, True)
+        found = set().union(*(_kinks(graph, _entered(graph, given, rows, True), rows) for graph in graphs))
         if op.type in CALLS and "kink" in found:  # secants do not see it
             return found - {"kink"} | {"hidden"}
         return found | ({"kink"} if op.type in BRANCHES and axes[0] is not None else set())
     unseen = {"blind"} if _blind(op, axes, out_axes) else set()
+    if op.type == "StopGradient":  # what it makes moves, and secants take it as it is at the left end
+        return {"blind"}
     if unit:
         return unseen | ({"kink"} if unit in secant.KINKED else set())
     if _own_gradient(op):
