@@ -22,9 +22,9 @@ import aumann
 
 ROWS, FEATURES, WIDTH = 8, 6, 12  # rows for each of two baselines
 MOST = 300  # gradients for a row
-NODES = 256, 8192  # for the truth; the more where the fewer leave it in doubt
+NODES = 512, 8192  # for the truth; the more where the fewer leave it in doubt
 SLOW = {"image.affine_transform": (128,)}  # a loop over the rows, on torch; smooth
-TOGETHER = 128  # nodes of all rows at a time
+TOGETHER = 512  # nodes of all rows at a time
 
 # ---- operations: name: (z of the shape -> floats of as many rows), the shape of a row of z ---------------------------
 
@@ -438,6 +438,7 @@ NO_LAYER = {
 
 # What one framework cannot do, or differentiate, itself.
 NOT_ON = {
+    "jax": {("ops", "while_loop"): "JAX has no gradient of a loop of unknown length"},
     "torch": {("ops", "vander"): "Keras overwrites what the gradient needs"},
 }
 MISSING = NOT_ON.get(BACKEND, {})

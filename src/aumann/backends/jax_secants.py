@@ -178,7 +178,7 @@ def apply(eqn, ins, axes, out_axes, rows):
     """One operation, by its kind."""
     name = eqn.primitive.name
     here = floats(eqn, axes)
-    if not here or linear(eqn, axes):
+    if not here or linear(eqn, axes) or not any(map(is_float, eqn.outvars)):
         return bind(eqn, ins)
     if name == "scan":
         return scan(eqn, ins, axes, rows)
