@@ -7,7 +7,7 @@ OUT ?= out
 TESTS ?= tests
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test lint unit real bench clean
+.PHONY: demo test lint unit real fuzz operations bench clean
 
 demo: .venv/demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} .venv/bin/aumann demo -o $(OUT)/demo
@@ -17,6 +17,7 @@ test: lint unit real
 lint: .venv/test
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 # One process for each backend, two at a time; one that was asked for must load.
 unit: .venv/test
@@ -27,11 +28,25 @@ real: .venv/test
 	$(PY) -m benchmarks.real.fetch
 	@$(MAKE) --no-print-directory -j2 --output-sync=target $(BACKENDS:%=real-%)
 
+# Thousands of random calls and mutated files, of which `make unit` runs a sample.
+fuzz: .venv/test
+	@$(MAKE) --no-print-directory -j2 --output-sync=target $(BACKENDS:%=fuzz-%)
+
+# Every layer and operation of Keras on every backend: the tests take all of them on torch, and a part on the others.
+operations: .venv/test
+	@$(MAKE) --no-print-directory -j2 --output-sync=target $(BACKENDS:%=operations-%)
+
 unit-%:
-	KERAS_BACKEND=$* $(PY) -m pytest -m "not real" $(TESTS)
+	KERAS_BACKEND=$* $(PY) -m pytest -m "not real and not fuzz and not operations" $(TESTS)
 
 real-%:
 	KERAS_BACKEND=$* $(PY) -m pytest -m real $(TESTS)
+
+fuzz-%:
+	KERAS_BACKEND=$* $(PY) -m pytest -m fuzz -rP $(TESTS)
+
+operations-%:
+	KERAS_BACKEND=$* $(PY) -m pytest tests/test_every_operation.py
 
 bench: .venv-bench/done
 	.venv-bench/bin/python -m benchmarks.real.fetch

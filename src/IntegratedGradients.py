@@ -16,6 +16,7 @@ import numpy as np
 from keras import Model, Sequential, tree
 
 import aumann
+from aumann import conversion, tables
 
 __all__ = ["Model", "Sequential", "integrated_gradients", "np"]
 
@@ -75,6 +76,8 @@ class integrated_gradients:
         inputs = [np.asarray(s)[None] for s in sample] if several else np.asarray(sample)[None]
         baseline = 0.0
         if reference is not False and reference is not None:
+            if tables.is_row(sample) and tables.is_row(reference):
+                reference = conversion.by_name(reference, "reference", [str(c) for c in tables.labels(sample)])
             baseline = [np.asarray(r)[None] for r in reference] if several else np.asarray(reference)[None]
         self._method.rule = self.rule(num_steps)
         with warnings.catch_warnings():

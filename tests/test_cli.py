@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -186,6 +187,66 @@ def test_a_table_feeds_inputs_by_column(tmp_path, out):
 
 
 # ---- every option --------------------------------------------------------------------------------------------------
+
+# Option -> the words of a run with it, and what must hold of (explanation, standard output, standard error).
+OPTIONS = {
+    "--target": (["--target", "2,0"], lambda e, *_: e.prediction.shape == (5, 2)),
+    "--baseline": (["--baseline", "0.5"], lambda e, *_: (e.baseline == 0.5).all()),
+    "--tolerance": (["--tolerance", "0.3"], lambda e, *_: e.provenance["tolerance"] == 0.3 and e.converged.all()),
+    "--max-evaluations": (
+        ["--tolerance", "1e-12", "--max-evaluations", "20"],
+        lambda e, _, said: e.provenance["max_evaluations"] == 20 and max(e.evaluations) <= 20 and "within" in said,
+    ),
+    "--rule": (["--rule", "midpoint:4"], lambda e, *_: set(e.evaluations) == {4}),
+    "--output": (["--output", "logits"], lambda e, *_: e.provenance["output"] == "logits"),
+    "--layer": (["--layer", "LAYER"], lambda e, *_: e.provenance["layers"]),
+    "--batch-size": (["--batch-size", "7"], lambda e, *_: e.provenance["batch_size"] == 7),
+    "--compile": (["--compile", "false"], lambda e, *_: e.provenance["compile"] == active().WAYS[0]),
+    "--precision": (["--precision", "tf32"], lambda e, *_: e.provenance["precision"] == "tf32"),
+    "--devices": (["--devices", "all"], lambda e, *_: e.provenance["device"]),
+    "--rows": (["--rows", "1:3"], lambda e, *_: len(e) == 2),
+    "--columns": (
+        ["--columns", "weight,age,height,income"],
+        lambda e, *_: e.names["features"][:2] == ["weight", "age"],
+    ),
+    "--drop": (["--drop", "species,bought"], lambda e, *_: e.names["features"] == NAMES),
+    "--no-header": (["--no-header"], lambda e, *_: e.names["features"] == list("0123")),
+    "--no-plot": (["--no-plot"], lambda *_: True),
+    "--backend": (["--backend", BACKEND], lambda e, *_: e.provenance["backend"] == BACKEND),
+    "--quiet": (["--quiet"], lambda e, out, said: (out, said) == ("", "")),
+    "--debug": (["--debug"], lambda e, out, said: "residual" in out),
+    "--unsafe": (["--unsafe"], lambda e, *_: len(e) == 5),
+    "--out": (["--out", "OUT"], lambda *_: True),
+    "-o": (["-o", "OUT"], lambda *_: True),
+}
+WORDS = {"--help", "-h", "--version"}  # which end the run
+DATA = {"--columns": "x.csv", "--drop": "labelled.csv", "--no-header": "bare.csv"}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_runs(desk, out, capsys, classifier, option):
+    words, holds = OPTIONS[option]
+    places = {"LAYER": classifier.layers[0].name, "OUT": str(out)}
+    words = [places.get(word, word) for word in words] + ["-o", str(out)] * (option not in ("-o", "--out"))
+    np.savetxt(out.parent / "bare.csv", np.load(desk / "x.npy"), delimiter=",")
+    data = DATA.get(option, "x.npy")
+    data = (out.parent if data == "bare.csv" else desk) / data
+    words += [] if option in ("--rule", "--tolerance", "--max-evaluations") else RULE[:2]
+    words += [] if option == "--out" else RULE[2:]
+    assert run("explain", desk / "model.keras", data, *words) == 0
+    said = capsys.readouterr()
+    assert holds(aumann.load(out), said.out, said.err), said
+    assert out.with_suffix(".png").exists() == (option == "--out")
+
+
+def test_options_are_those_of_the_page_and_of_the_tests():
+    parser = cli._parser()
+    commands = next(a for a in parser._actions if isinstance(getattr(a, "choices", None), dict)).choices
+    options = {
+        o for command in (parser, *commands.values()) for action in command._actions for o in action.option_strings
+    }
+    assert options == set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", DOCS.read_text())) - {"-"}
+    assert options == {*OPTIONS, *WORDS}
 
 
 @pytest.mark.parametrize(
@@ -588,10 +649,13 @@ def test_help_imports_no_framework():
     assert "explain" in done.stdout and done.stdout.endswith("set()\n")
 
 
-def test_version(capsys):
-    with pytest.raises(SystemExit):
-        run("--version")
-    assert capsys.readouterr().out.startswith("aumann ")
+@pytest.mark.parametrize(
+    "words, says", [(["--version"], "aumann "), (["-h"], "explain"), (["explain", "--help"], "--target")]
+)
+def test_words_that_end_a_run(capsys, words, says):
+    with pytest.raises(SystemExit) as stopped:
+        run(*words)
+    assert stopped.value.code == 0 and says in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -631,10 +695,3 @@ def test_missing_extras_are_named(desk, out, capsys, monkeypatch, module, extra)
     before = list(out.parent.iterdir())
     assert run("explain", desk / "model.keras", desk / "x.csv", "-o", out) == 2
     assert f"aumann[{extra}]" in capsys.readouterr().err and list(out.parent.iterdir()) == before
-
-
-def test_every_option_is_documented():
-    text = DOCS.read_text()
-    commands = next(a for a in cli._parser()._actions if hasattr(a, "choices") and isinstance(a.choices, dict)).choices
-    options = {o for command in commands.values() for action in command._actions for o in action.option_strings}
-    assert not {o for o in options if f"`{o}" not in text and f", {o}" not in text}

@@ -6,8 +6,10 @@ code with the library.
 """
 
 import functools
+import re
 import warnings
 import zlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -18,11 +20,11 @@ from keras import ops
 
 import aumann
 
-ROWS, FEATURES, WIDTH = 8, 6, 12
+ROWS, FEATURES, WIDTH = 8, 6, 12  # rows for each of two baselines
 MOST = 300  # gradients for a row
 NODES = 256, 8192  # for the truth; the more where the fewer leave it in doubt
-SLOW = {"image.affine_transform": (64,)}  # a loop over the rows, on torch; smooth
-CHUNK = 1 << 18  # numbers that enter an operation at a time
+SLOW = {"image.affine_transform": (128,)}  # a loop over the rows, on torch; smooth
+TOGETHER = 128  # nodes of all rows at a time
 
 # ---- operations: name: (z of the shape -> floats of as many rows), the shape of a row of z ---------------------------
 
@@ -412,7 +414,6 @@ layer("ConvLSTM1D", lambda c: c(2, 2), (3, 4, 1))
 layer("ConvLSTM2D", lambda c: c(2, 2), (3, 3, 3, 1))
 layer("ConvLSTM3D", lambda c: c(1, 2), (2, 3, 3, 2, 1))
 layer("AutoContrast", lambda c: c(value_range=(0, 1)), (3, 3, 1))
-layer("Solarization", lambda c: c(value_range=(0, 1)), (3, 3, 1))
 layer("CenterCrop", lambda c: c(2, 2), (4, 4, 1))
 layer("Resizing", lambda c: c(3, 5), (4, 4, 1))
 layer("STFTSpectrogram", lambda c: c("magnitude", frame_length=4, frame_step=2, fft_length=4), (10, 1))
@@ -421,7 +422,7 @@ AT_TRAINING = (
     "RandomBrightness RandomColorDegeneration RandomColorJitter RandomContrast RandomElasticTransform RandomErasing "
     "RandomFlip RandomGaussianBlur RandomGrayscale RandomHue RandomInvert RandomPerspective RandomPosterization "
     "RandomRotation RandomSaturation RandomSharpness RandomShear RandomTranslation RandomZoom RandomCrop RandAugment "
-    "MixUp CutMix AugMix"
+    "MixUp CutMix AugMix Solarization"
 )
 
 NO_LAYER = {
@@ -480,54 +481,55 @@ def of_layer(name):
 # ---- said and true ---------------------------------------------------------------------------------------------------
 
 
-def slopes(f, points):
-    """∂f(points), by the framework itself as it is called, nothing compiled."""
+def slopes(f):
+    """points -> ∂f(points), by the framework itself."""
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        points = tf.constant(points)
-        with tf.GradientTape() as tape:
-            tape.watch(points)
-            total = ops.sum(f(points))
-        return tape.gradient(total, points, unconnected_gradients="zero").numpy()
-    if BACKEND == "jax":
+        def run(points):
+            points = tf.constant(points)
+            with tf.GradientTape() as tape:
+                tape.watch(points)
+                total = ops.sum(f(points))
+            return tape.gradient(total, points, unconnected_gradients="zero").numpy()
+
+    elif BACKEND == "jax":
         import jax
 
-        return np.asarray(jax.grad(lambda points: ops.sum(f(points)))(points))
-    import torch
+        run = jax.jit(jax.grad(lambda points: ops.sum(f(points))))
+    else:
+        import torch
 
-    points = ops.convert_to_tensor(points).requires_grad_()
-    (found,) = torch.autograd.grad(f(points).sum(), points, allow_unused=True)
-    return np.zeros(points.shape) if found is None else host(found)
+        def run(points):
+            points = ops.convert_to_tensor(points).requires_grad_()
+            (found,) = torch.autograd.grad(f(points).sum(), points, allow_unused=True)
+            return np.zeros(points.shape) if found is None else host(found)
+
+    return run
 
 
-def integral(f, x, start, nodes, width):
-    """(x − x′) ∫ ∂f, by the midpoint rule."""
-    many = max(1, CHUNK // (width * len(x)))
-    many = nodes // -(-nodes // many) if many < nodes else nodes
-    while nodes % many:
-        many -= 1
+def integral(gradient, x, start, nodes):
+    """(x − x′) ∫ gradient, by the midpoint rule, some nodes at a time."""
     total = np.zeros(x.shape)
-    for first in range(0, nodes, many):
-        t = (np.arange(first, first + many) + 0.5)[:, None, None] / nodes
-        points = (start + t * (x - start)).astype("float32").reshape(-1, FEATURES)
-        total += np.asarray(slopes(f, points), np.float64).reshape(many, *x.shape).sum(0)
+    for t in np.split((np.arange(nodes) + 0.5) / nodes, max(1, nodes // TOGETHER)):
+        points = (start + t[:, None, None] * (x - start)).astype("float32").reshape(-1, FEATURES)
+        total += np.asarray(gradient(points), np.float64).reshape(-1, *x.shape).sum(0)
     return (x - start) * total / nodes
 
 
 @functools.cache
 def measured(kind, name):
     """Each row's said and true error, that of the truth, evaluations, and the sums that were taken."""
-    f, shape = (of_operation(name), OPS[name][1]) if kind == "ops" else (of_layer(name), LAYERS[name][1])
+    f = of_operation(name) if kind == "ops" else of_layer(name)
     rng = np.random.default_rng(zlib.crc32(name.encode()) + 2)
     x = np.tile(rng.normal(size=(ROWS, FEATURES)).astype("float32"), (2, 1))
     start = np.concatenate([np.zeros((ROWS, FEATURES)), rng.normal(size=(ROWS, FEATURES))]).astype("float32")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", aumann.ToleranceWarning)
         e = aumann.IntegratedGradients(f, max_evaluations=MOST).explain(x, baseline=start)
-    width = max(WIDTH, int(np.prod(shape)))
+    gradient = slopes(f if kind == "ops" else lambda points: f(points, training=False))
     for nodes in SLOW.get(name, NODES):
-        coarse, exact = (integral(f, x, start, n, width) for n in (nodes // 2, nodes))
+        coarse, exact = (integral(gradient, x, start, n) for n in (nodes // 2, nodes))
         mass = np.maximum(np.abs(exact).sum(1), 1e-30)
         off = np.abs(np.asarray(e.values, np.float64) - exact).sum(1) / mass
         own = np.abs(coarse - exact).sum(1) / mass
@@ -542,24 +544,43 @@ def dishonest(m):
     return off | ~np.isfinite(m["true"]) | np.isnan(m["said"])
 
 
-CASES = [
-    (kind, name) for kind, table in (("ops", OPS), ("layers", LAYERS)) for name in table if (kind, name) not in MISSING
-]
+CASES = [(kind, name) for kind, cases in (("ops", OPS), ("layers", LAYERS)) for name in cases]
+CASES = [case for case in CASES if case not in MISSING]
+EVERY = 4  # what of all is tried where compiling takes a second
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
+def sampled(kind, name):
+    return BACKEND == "torch" or zlib.crc32(name.encode()) % EVERY == 0
+
+
+def named():
+    """The operations of which docs/exactness.md says that their error may be said too small, on this backend."""
+    text = (Path(__file__).parents[1] / "docs" / "exactness.md").read_text(encoding="utf-8")
+    _, _, section = text.partition("## Every layer and operation")
+    (line,) = (line for line in section.partition("\n## ")[0].splitlines() if line.startswith(f"- {BACKEND}: "))
+    return set(re.findall(r"`([^`]+)`", line))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [pytest.param(*case, marks=[] if sampled(*case) else [pytest.mark.operations]) for case in CASES],
+)
 def test_the_true_error_is_below_what_is_said(kind, name):
-    """Of most rows: one of the sixteen may be worse by chance, as long as few cases have such a one."""
+    """Of most rows: one of sixteen may be worse by chance, as long as few cases have such a one."""
     found = measured(kind, name)
-    off = dishonest(found)
+    off, shown = dishonest(found), name if kind == "ops" else f"layers.{name}"
+    if shown in named():
+        assert off.sum() > 1, f"{shown} is as exact as it is said to be: take it out of the list in docs/exactness.md."
+        return
     worst = (found["true"] / np.maximum(found["said"], 1e-30)).argmax()
     assert off.sum() <= 1, {k: v if isinstance(v, str) else v[worst] for k, v in found.items()}
 
 
-def test_of_all_rows_99_in_100_are_as_exact_as_they_are_said_to_be():
-    found = {case: int(dishonest(measured(*case)).sum()) for case in CASES}
-    rows = 2 * ROWS * len(found)
-    assert sum(found.values()) <= 0.01 * rows, {k: n for k, n in found.items() if n}
+@pytest.mark.parametrize("which", ["sample", pytest.param("all", marks=pytest.mark.operations)])
+def test_of_100_rows_99_are_as_exact_as_they_are_said_to_be(which):
+    found = {case: dishonest(measured(*case)) for case in CASES if which == "all" or sampled(*case)}
+    off = np.concatenate(list(found.values()))
+    assert off.mean() <= 0.01, {name: int(rows.sum()) for (_, name), rows in found.items() if rows.any()}
 
 
 def public(module, own):

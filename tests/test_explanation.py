@@ -369,7 +369,7 @@ def test_the_file_reads_as_its_documentation_says(tmp_path):
         with archive.open("header.npy") as file:
             header = json.loads(np.lib.format.read_array(file, allow_pickle=False).tobytes().decode("utf-8"))
     page = (Path(__file__).parents[1] / "docs" / "format.md").read_text(encoding="utf-8")
-    assert header["format"] == "aumann.Explanation" and header["version"] == 3
+    assert header["format"] == "aumann.Explanation" and header["version"] == 4
     assert header["fields"]["values"] == {"dict": [["b", "values.0"], ["a", "values.1"]]}
     assert header["fields"]["baseline"] is None and header["fields"]["prediction"] == "prediction"
     assert header["names"] == e.names and header["provenance"] == {"seed": 7}
@@ -426,10 +426,10 @@ def test_a_pickle_never_runs(tmp_path):
 
 
 def test_newer_versions_are_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "VERSION", 4)
+    monkeypatch.setattr(module, "VERSION", 5)
     path = build(np.ones((2, 3))).save(tmp_path / "e")
     monkeypatch.undo()
-    with pytest.raises(ValueError, match=r"Expected version 3 .* has version 4\. Load it with"):
+    with pytest.raises(ValueError, match=r"Expected version 4 .* has version 5\. Load it with"):
         load(path)
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "absent")

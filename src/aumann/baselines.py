@@ -9,6 +9,9 @@
 Of several inputs each gets its own, `{"image": blur(3), "age": mean(ages)}`; sets of several inputs, row j of every
 input taken together, `weighted({"image": uniform(0, 1, 20), "age": gaussian(5, 20, seed=1)})`.
 
+Tables are matched with the inputs by the names of their columns, in every argument that holds a number for each
+feature; what is made of a background with names has them too.
+
 Random ones draw from a local generator, and the same whenever the seed is the same. What a baseline costs is
 the gradients of its path; a set costs as many times that as it has rows.
 """
@@ -17,6 +20,7 @@ import contextlib
 
 import numpy as np
 
+from aumann import tables
 from aumann.core.baselines import FIXED, Weighted, broadcast, made, split, together, weighted
 
 __all__ = [
@@ -63,10 +67,14 @@ def constant(value):
     Raises:
         ValueError: it is not finite, or does not broadcast.
     """
-    _numbers(value, "a constant")
+    numbers = _numbers(value, "a constant")
 
     def make(inputs):
-        return value if np.ndim(value) == 0 else _for_row(value, _array(inputs).shape[1:], "a constant")
+        if np.ndim(value) == 0:
+            return value
+        x, columns = _array(inputs)
+        given = value if numbers.columns is None else numbers
+        return tables.named(_for_row(given, x.shape[1:], "a constant", columns), columns)
 
     return make
 
@@ -78,17 +86,17 @@ def mean(background):
         background: array-like (rows, *row).
 
     Returns:
-        (*row)
+        (*row), of a DataFrame a Series
 
     Raises:
         ValueError, TypeError: the background is empty, not numeric or not finite.
     """
-    return _background(background).mean(0, dtype=np.float64)
+    return tables.like(background, _background(background).mean(0, dtype=np.float64))
 
 
 def median(background):
     """The median of every feature of a background, as a float; see `mean`."""
-    return np.median(_background(background).astype(np.float64, copy=False), axis=0)
+    return tables.like(background, np.median(_background(background).astype(np.float64, copy=False), axis=0))
 
 
 def kmeans(background, count, seed=0):
@@ -122,7 +130,8 @@ def kmeans(background, count, seed=0):
     flat = rows.reshape(len(rows), -1)
     count = min(count, len(np.unique(flat, axis=0)))  # no cluster is empty
     found = KMeans(count, n_init=10, random_state=_whole(seed, "seed")).fit(flat.astype(np.float64, copy=False))
-    return weighted(found.cluster_centers_.reshape(count, *rows.shape[1:]), np.bincount(found.labels_, minlength=count))
+    centres = tables.like(background, found.cluster_centers_.reshape(count, *rows.shape[1:]))
+    return weighted(centres, np.bincount(found.labels_, minlength=count))
 
 
 # ---- of each row its own ---------------------------------------------------------------------------------------------
@@ -142,7 +151,7 @@ def channel_mean(axis=-1):
     """
 
     def make(inputs):
-        x = _array(inputs)
+        x, columns = _array(inputs)
         axes = set(range(1, x.ndim)) - set(_axes((axis,), x.ndim))
         if not axes:
             raise ValueError(
@@ -150,7 +159,7 @@ def channel_mean(axis=-1):
                 "channels, or take mean() of a background."
             )
         level = x.mean(tuple(axes), keepdims=True, dtype=np.float64)
-        return np.broadcast_to(level.astype(_float(x)), x.shape)
+        return tables.named(np.broadcast_to(level.astype(_float(x)), x.shape), columns)
 
     return make
 
@@ -179,7 +188,7 @@ def blur(sigma, axes=None):
         )
 
     def make(inputs):
-        x = _array(inputs)
+        x, columns = _array(inputs)
         blurred = _axes(range(1, x.ndim - 1) if axes is None else np.atleast_1d(axes), x.ndim)
         if not blurred or widths.size not in (1, len(blurred)):
             raise ValueError(
@@ -190,7 +199,7 @@ def blur(sigma, axes=None):
             from scipy.ndimage import gaussian_filter
         width = np.zeros(x.ndim)
         width[list(blurred)] = widths
-        return gaussian_filter(x.astype(_float(x), copy=False), width)
+        return tables.named(gaussian_filter(x.astype(_float(x), copy=False), width), columns)
 
     return make
 
@@ -213,9 +222,9 @@ def farthest(low, high):
     low, high = _interval(low, high)  # floats: no unsigned integer wraps
 
     def make(inputs):
-        x = _array(inputs)
-        a, b = _for_row(low, x.shape[1:], "low"), _for_row(high, x.shape[1:], "high")
-        return np.where(x - a >= b - x, a, b).astype(_float(x))
+        x, columns = _array(inputs)
+        a, b = (_for_row(v, x.shape[1:], name, columns) for v, name in ((low, "low"), (high, "high")))
+        return tables.named(np.where(x - a >= b - x, a, b).astype(_float(x)), columns)
 
     return make
 
@@ -241,7 +250,8 @@ def nearest(background, labels, classes, scale=1.0):
     Source: the nearest unlike neighbour, Dasarathy (1995), Nearest Unlike Neighbor (NUN): An Aid to Decision Confidence
     Estimation.
     """
-    rows, labels = _background(background), np.asarray(labels)
+    tables.same_rows(tables.labels(labels), tables.labels(background), "labels", "the background")
+    rows, names, labels = _background(background), tables.columns(background), np.asarray(labels)
     if labels.shape != (len(rows),):
         raise ValueError(
             f"Expected one label for each row of the background, shape ({len(rows)},); received {labels.shape}. "
@@ -252,8 +262,10 @@ def nearest(background, labels, classes, scale=1.0):
         raise ValueError(f"Expected scale > 0, received {scale!r}. Leave out features that never vary, or divide by 1.")
 
     def make(inputs):
-        x = _array(inputs)
-        own = np.asarray(made(classes, inputs))
+        x, columns = _array(inputs)
+        given = made(classes, inputs)
+        tables.same_rows(tables.labels(given), tables.labels(inputs), "classes")
+        own = np.asarray(given)
         if x.shape[1:] != rows.shape[1:] or own.shape != (len(x),):
             raise ValueError(
                 f"Expected inputs of shape (n, {', '.join(map(str, rows.shape[1:]))}), as the background has, and "
@@ -268,9 +280,12 @@ def nearest(background, labels, classes, scale=1.0):
             )
         with _needed("scikit-learn", "nearest"):
             from sklearn.metrics import pairwise_distances_argmin
-        units = _for_row(width, x.shape[1:], "scale")
-        middle = rows.mean(0, dtype=np.float64)  # distances are computed from products: better of small numbers
-        near, far = (((a - middle) / units).reshape(len(a), -1) for a in (x, rows))
+        theirs = rows
+        if None not in (names, columns):
+            theirs = rows[:, tables.order(names, columns, "the background")]
+        units = _for_row(width, x.shape[1:], "scale", columns or names)
+        middle = theirs.mean(0, dtype=np.float64)  # distances are computed from products: better of small numbers
+        near, far = (((a - middle) / units).reshape(len(a), -1) for a in (x, theirs))
         chosen = np.empty(len(x), int)
         for c in of_each:
             others = np.flatnonzero(labels != c)
@@ -279,7 +294,7 @@ def nearest(background, labels, classes, scale=1.0):
                     f"Expected rows of another class than {c!r} in the background, received none. Add some."
                 )
             chosen[own == c] = others[pairwise_distances_argmin(near[own == c], far[others])]
-        return rows[chosen]
+        return tables.named(theirs[chosen], columns)
 
     return make
 
@@ -301,12 +316,13 @@ def token(id, keep=()):
     kept = [_whole(k, "an id to keep") for k in np.ravel(keep)]
 
     def make(inputs):
-        x = _ids(_array(inputs))
+        x, columns = _array(inputs)
+        _ids(x)
         if x.dtype.kind in "iu" and id > np.iinfo(x.dtype).max:
             raise ValueError(
                 f"Expected an id that {x.dtype} holds, as the inputs are; received {id}. Widen the inputs."
             )
-        return np.where(np.isin(x, kept), x, id).astype(np.int64)
+        return tables.named(np.where(np.isin(x, kept), x, id).astype(np.int64), columns)
 
     return make
 
@@ -337,12 +353,12 @@ def uniform(low, high, samples=1, seed=0):
     _whole(seed, "seed")
 
     def make(inputs):
-        x = _array(inputs)
+        x, columns = _array(inputs)
         row = x.shape[1:]
         drawn = np.random.default_rng(seed).random((samples, *row))
-        a, b = _for_row(low, row, "low"), _for_row(high, row, "high")
-        drawn = (a + (b - a) * drawn).astype(_float(x))
-        return drawn[0] if samples == 1 else weighted(drawn)
+        a, b = _for_row(low, row, "low", columns), _for_row(high, row, "high", columns)
+        drawn = tables.named((a + (b - a) * drawn).astype(_float(x)), columns)
+        return tables.named(drawn[0], columns) if samples == 1 else weighted(drawn)
 
     return make
 
@@ -378,15 +394,15 @@ def gaussian(sigma, samples=1, seed=0, low=None, high=None):
     _whole(seed, "seed")
 
     def make(inputs):
-        x = _array(inputs)
+        x, columns = _array(inputs)
         row = x.shape[1:]
         drawn = np.random.default_rng(seed).standard_normal((len(x), samples, *row), np.float32)
-        drawn = x[:, None] + _for_row(width, row, "sigma").astype(_float(x)) * drawn
+        drawn = x[:, None] + _for_row(width, row, "sigma", columns).astype(_float(x)) * drawn
         if least is not None:
-            drawn = np.maximum(drawn, _for_row(least, row, "low").astype(drawn.dtype))
+            drawn = np.maximum(drawn, _for_row(least, row, "low", columns).astype(drawn.dtype))
         if most is not None:
-            drawn = np.minimum(drawn, _for_row(most, row, "high").astype(drawn.dtype))
-        return drawn[:, 0] if samples == 1 else weighted(drawn)
+            drawn = np.minimum(drawn, _for_row(most, row, "high", columns).astype(drawn.dtype))
+        return tables.named(drawn[:, 0], columns) if samples == 1 else weighted(tables.named(drawn, columns))
 
     return make
 
@@ -422,7 +438,7 @@ def dinucleotide_shuffle(samples=1, seed=0):
     _whole(seed, "seed")
 
     def make(inputs):
-        x = _array(inputs)
+        x, columns = _array(inputs)
         if x.ndim == 3:
             shares = x.sum(-1, dtype=np.float64)
             if (x < 0).any() or not (np.isclose(shares, 1, atol=1e-3) | (shares == 0)).all():
@@ -445,7 +461,7 @@ def dinucleotide_shuffle(samples=1, seed=0):
                 letters, codes = np.unique(row[inside], axis=0, return_inverse=True)
                 out[i, :, inside] = letters[_walks(codes.ravel(), samples, np.random.default_rng([seed, i]))]
         out = out.astype(np.int64) if x.ndim == 2 else out
-        return out[:, 0] if samples == 1 else weighted(out)
+        return tables.named(out[:, 0], columns) if samples == 1 else weighted(tables.named(out, columns))
 
     return make
 
@@ -525,23 +541,29 @@ def combine(*baselines, weights=None):
         )
 
     def make(inputs):
-        names, arrays, pack = _leaves(inputs)
+        names, arrays, columns, rows_of, pack = _leaves(inputs)
         starts, still = [], []
         for baseline in baselines:
-            given, own = split(made(baseline, inputs), names, pack, arrays)
+            given, weights = split(made(baseline, inputs), names, pack, list(map(tables.named, arrays, columns)))
             still.append([isinstance(v, str) and v == FIXED for v, _ in given])
             points = [
-                np.zeros((1, 1)) if fixed else broadcast(_host(v, name), is_set, x.shape[1:], len(x), name)
-                for (v, is_set), x, name, fixed in zip(given, arrays, names, still[-1], strict=True)
+                np.zeros((1, 1))
+                if fixed
+                else broadcast(_host(v, name, *own, is_set), is_set, x.shape[1:], len(x), name)
+                for (v, is_set), x, name, fixed, *own in zip(
+                    given, arrays, names, still[-1], columns, rows_of, strict=True
+                )
             ]
-            starts.append(together(points, own, len(arrays[0])))
+            starts.append(together(points, weights, len(arrays[0])))
         if any(s != still[0] for s in still):
             raise ValueError(
                 f'Expected the same inputs to be "fixed" in every baseline, received {still} for the inputs {names}. '
                 "Hold an input still in all of them."
             )
         rows = [
-            FIXED if still[0][i] else _join([(s.points[i], s.count) for s in starts], x.shape[1:])
+            FIXED
+            if still[0][i]
+            else tables.named(_join([(s.points[i], s.count) for s in starts], x.shape[1:]), columns[i])
             for i, x in enumerate(arrays)
         ]
         each = [s.weights * share for s, share in zip(starts, shares, strict=True)]
@@ -562,18 +584,18 @@ def _join(sets, row):
 # ---- what is given ---------------------------------------------------------------------------------------------------
 
 
-def _host(x, name):
-    """A number as it is, anything else as a host array."""
+def _host(x, name, columns, labels, is_set):
+    """A number as it is, anything else as a host array along the columns of the input."""
     if np.ndim(x) == 0 and not hasattr(x, "shape"):
         return x
-    from aumann.inputs import to_array  # Keras, which `import aumann` leaves to the user
+    from aumann.conversion import by_name  # Keras, which `import aumann` leaves to the user
 
-    return to_array(x, f"the baseline of input {name!r}")[0]
+    return by_name(x, f"the baseline of input {name!r}", columns, labels, is_set)
 
 
 def _leaves(inputs):
-    """(names, host arrays, "leaf" | "list" | "dict") of inputs as the user gave them."""
-    from aumann.inputs import to_array
+    """(names, host arrays, names of columns, names of rows, "leaf" | "list" | "dict") of inputs as they were given."""
+    from aumann.conversion import to_array
 
     if isinstance(inputs, dict):
         named, pack = dict(inputs), "dict"
@@ -581,17 +603,19 @@ def _leaves(inputs):
         named, pack = {f"input_{i}": x for i, x in enumerate(inputs)}, "list"
     else:
         named, pack = {"input": inputs}, "leaf"
-    return list(named), [to_array(x, f"input {name!r}")[0] for name, x in named.items()], pack
+    arrays, columns = zip(*(to_array(x, f"input {name!r}") for name, x in named.items()), strict=True)
+    rows = [tables.labels(x) if c is not None else None for x, c in zip(named.values(), columns, strict=True)]
+    return list(named), list(map(np.asarray, arrays)), columns, rows, pack
 
 
 def _array(inputs):
-    """The one array that a baseline is made of."""
-    names, arrays, _ = _leaves(inputs)
+    """The one array that a baseline is made of, and the names of its columns."""
+    names, arrays, columns, *_ = _leaves(inputs)
     if len(arrays) > 1:
         raise ValueError(
             f"Expected one input to make a baseline of, received {names}. Give a list or dict with a baseline for each."
         )
-    return arrays[0]
+    return arrays[0], columns[0]
 
 
 def _float(x):
@@ -611,9 +635,9 @@ def _ids(x):
 
 def _background(rows):
     """Rows of a background as one finite array."""
-    from aumann.inputs import to_array
+    from aumann.conversion import to_array
 
-    array, _ = to_array(rows, "the background")
+    array = np.asarray(to_array(rows, "the background")[0])
     if not array.ndim or not len(array):
         raise ValueError(f"Expected rows of a background, received shape {array.shape}. Give (rows, *row).")
     if not np.isfinite(array).all():
@@ -622,25 +646,39 @@ def _background(rows):
 
 
 def _numbers(value, name):
-    """A number or array of finite numbers, as float64."""
+    """A number or array of finite numbers, as float64, with the names of a table's columns or of a row's entries."""
+    columns = tables.heads(value)
     array = np.asarray(value)
+    if columns is not None:
+        from aumann.conversion import to_array
+
+        array = to_array(value, name)[0]
     if array.dtype.kind not in "biuf" or not np.isfinite(array).all():
         raise ValueError(
             f"Expected {name} to be a finite number or array of those, received {value!r:.80}. Replace it."
         )
-    return array.astype(np.float64)
+    numbers = array.astype(np.float64).view(tables.NamedArray)
+    numbers.columns = columns
+    return numbers
 
 
 def _interval(low, high):
     """Both ends as float64."""
     a, b = _numbers(low, "low"), _numbers(high, "high")
-    if (a > b).any():
+    there = np.asarray(b)
+    if None not in (a.columns, b.columns):
+        there = there[..., tables.order(b.columns, a.columns, "high", "low")]
+    if (np.asarray(a) > there).any():
         raise ValueError(f"Expected low ≤ high, received low={low!r} and high={high!r}. Exchange them.")
     return a, b
 
 
-def _for_row(value, row, name):
-    """A number or array as one of the shape of a row."""
+def _for_row(value, row, name, columns=None):
+    """A number or array as one of the shape of a row, along its columns where both have names."""
+    own = getattr(value, "columns", None)
+    value = np.asarray(value)
+    if None not in (own, columns):
+        value = value[..., tables.order(own, columns, name)]
     try:
         return np.broadcast_to(value, row)
     except ValueError:

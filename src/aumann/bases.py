@@ -292,9 +292,10 @@ def _expressed(explanation, input, basis):
     path = input_path(explanation, input, len, "what the basis is for")
     lead, names = explanation.prediction.ndim, explanation.names.get("features")
     values, inputs, starts, features, note = [], [], [], [], None
-    for where, slope, x, start, named in walk(explanation.values, explanation.inputs, explanation.baseline, names):
+    mirrors = explanation.inputs, explanation.baseline, names, explanation.names.get("axes")
+    for where, slope, x, start, named, axes in walk(explanation.values, *mirrors):
         row = slope.shape[lead:]
-        change = _change(where, x, start, row)
+        change = _change(where, x, start, row, axes)
         if explanation.several:
             change = change[:, None]
         if where == path:
@@ -317,13 +318,14 @@ def _expressed(explanation, input, basis):
         baseline=rebuild(explanation.values, starts),
         residual=total - (explanation.prediction - explanation.base_value),
         names={**explanation.names, "features": rebuild(explanation.values, features), "basis": note},
+        provenance={k: v for k, v in explanation.provenance.items() if k != "complete"},  # now they add up
     )
 
 
-def _change(where, x, start, row):
+def _change(where, x, start, row, axes=None):
     """x − x′ of a leaf in float64, (n, *row)."""
     at = f" of input {where!r}" if where else ""
-    if x.shape[1:] != row:
+    if x.shape[1:] != row or (axes is not None and axes != list(range(len(row)))):
         raise ValueError(
             f"Expected mean gradients at the inputs themselves; received values{at} {row} for inputs {x.shape[1:]}. "
             'Attribute at the inputs, with baseline="fixed" for those that cannot move.'

@@ -5,23 +5,24 @@ import functools
 import hashlib
 import math
 import warnings
-from dataclasses import replace
 from importlib.metadata import version
 
 import keras
 import numpy as np
 from keras import ops, tree
 
-from aumann import backends, starts
+from aumann import backends, independence, starts
 from aumann import inputs as arrays
 from aumann.core import baselines, engine, paths, refinement, targets
-from aumann.core.rules import Rule, gauss_legendre, trapezoid
+from aumann.core.rules import Rule, gauss_legendre, graded_secant, secant, trapezoid
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation
-from aumann.oracle import elsewhere, no_embedding
+from aumann.oracle import elsewhere
 from aumann.progress import Tally, reporter
 
 LEAST_EVALUATIONS = 9  # of the first two sums of secants
+ENDS = 6  # gradients that tell whether the ends of the path are to blame
+LEAST_ELSEWHERE = 24  # of the first two sums of what is graded
 BLOCK = 1 << 14  # rows whose accounts are drawn up at a time
 
 
@@ -38,6 +39,7 @@ class Call:
 
     Attributes:
         rows: n, of the inputs.
+        row_names: of a table, or None.
         paths: one for each point of the model's input.
         starts: resolved baselines.
         below: by leaf, those that were given as inputs of a layer that reads them.
@@ -60,12 +62,14 @@ class Call:
         self.rows = rows = len(leaves[0].array)
         self.arrays = [leaf.array for leaf in leaves]
         self.batch_size = oracle.batch_size
+        self.row_names = leaves[0].rows
         self.functions = targets.callables(target)
         self.columns = targets.resolve(target, oracle.outputs, oracle.several_outputs, rows)
         _refuse_integer_outputs(self.columns, oracle)
         self.paths = self._paths()
-        self.starts, self.below = starts.resolve(oracle, self.paths, structure, self.arrays, baseline)
+        self.starts, self.below = starts.resolve(oracle, self.paths, structure, leaves, baseline)
         self._refuse_loose_ends()
+        independence.require(self, self._rounding())
 
     def again(self, arrays, rows):
         """The same call for other values of some rows, whose targets and baselines stay what they are.
@@ -81,7 +85,8 @@ class Call:
         other.index = None
         other.base_value = self.base_value[rows]
         index = self.index[rows] if len(self.index) > 1 else self.index
-        other.columns = [replace(c, positions=index[:, j]) for j, c in enumerate(self.columns)]
+        other.columns = [c.of(rows, index[:, j]) for j, c in enumerate(self.columns)]
+        other.row_names = None if self.row_names is None else [self.row_names[i] for i in rows]
         return other
 
     def explanation(self, weights):
@@ -153,19 +158,31 @@ class Call:
         return refinement.Refined(values, None, None, np.full(self.rows, self.starts.count * len(rule)))
 
     def refined(self, tolerance, most):
-        """To a tolerance: by secants where there are kinks or where no derivative exists at an end of the path."""
-        rounding, names = self._rounding(), []
+        """To a tolerance: by secants where there are kinks or where no derivative exists at an end of the path.
+
+        Rows whose slope is enormous at an end are summed over nodes or cells that are graded towards it.
+        """
+        rounding, names, steep, bent = self._rounding(), [], [], []
 
         def refine(sums, rows, spent=0):
             names.append(sums.name)
 
             def some(rows):
                 change, noise = self.change(rows)
-                noise = noise if self.complete else np.full_like(noise, np.inf)
+                noise = noise if self.complete else np.full_like(noise, np.inf), noise
                 with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told below
-                    return refinement.refine(sums, rows, (change, noise), tolerance, most - spent, rounding)
+                    return refinement.refine(sums, rows, (change, *noise), tolerance, most - spent, rounding)
 
             return refinement.stacked(map(some, self._in_parts(rows)), len(rows))
+
+        def leave(rows, spent, ends, moved):
+            if most - spent - ENDS < LEAST_ELSEWHERE:
+                return np.zeros(len(rows), bool)
+            found = self.integrate(rows, refinement.at_the_ends(ends, self.starts.count))
+            blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(1)  # of first order, half of it is to come
+            steep.append(rows[blamed])
+            bent.append(rows[~blamed])
+            return np.ones(len(rows), bool) if kinked is False else blamed
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
         if kinked is False:
@@ -173,21 +190,38 @@ class Call:
             kinked = True if True in corners else None if None in corners else False
         secants = refinement.secants(self.integrate)
         if kinked:
-            done = refine(secants, rows)
+            first = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, 3 * n, secant(n).nodes, m))
+            graded = refinement.secants(self.integrate, graded_secant)
         else:
-            done = refine(refinement.trapezoids(self.integrate, order=2 if kinked is None else 4), rows)
-            lost = rows[~np.isfinite(done.error).all(1)]
-            if kinked is False and len(lost):
-                singular = self._singular(lost)
-                done.evaluations[lost] += 2
-                spent = int(done.evaluations[lost].max())
-                if len(singular) and spent + LEAST_EVALUATIONS <= most:
-                    done.put(singular, refine(secants, singular, spent))
+            order = 2 if kinked is None else 4
+            first = refinement.trapezoids(
+                self.integrate, order, lambda r, n, m: leave(r, n, trapezoid(n + 1).nodes, m)
+            )
+            graded = refinement.graded_trapezoids(self.integrate, 2 if kinked is None else refinement.FASTEST)
+        done = refine(first, rows)
+        for sums, left in ((graded, steep), (secants, bent if kinked is False else [])):
+            left = np.concatenate([*left, np.zeros(0, int)])
+            if len(left):
+                done.evaluations[left] += ENDS
+                done.put(left, refine(sums, left, int(done.evaluations[left].max())))
+        lost = rows[~self._finite(done.values)]
+        if kinked is False and len(lost):
+            singular = self._singular(lost)
+            done.evaluations[lost] += 2
+            spent = int(done.evaluations[lost].max())
+            if len(singular) and spent + LEAST_EVALUATIONS <= most:
+                done.put(singular, refine(secants, singular, spent))
         done.evaluations *= self.starts.count
         self.tolerance = tolerance
         how = f"{' and '.join(names)}, refined"
         self.exactness = {"rule": how, "tolerance": tolerance, "max_evaluations": most}
         return done
+
+    @staticmethod
+    def _finite(values):
+        """Which rows have finite values for every target."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            return np.isfinite(sum(map(refinement.size, values))).all(1)
 
     def _in_parts(self, rows):
         """So many that memory stays flat: a refinement holds ten arrays or so as large as their values."""
@@ -212,8 +246,7 @@ class Call:
 
     def _singular(self, rows):
         """Those of some rows that have no finite derivative at an end of the path."""
-        sizes = [refinement.size(v) for v in self.integrate(rows, trapezoid(2))]
-        return rows[~np.isfinite(sum(sizes)).all(1)]
+        return rows[~self._finite(self.integrate(rows, trapezoid(2)))]
 
     def _errors(self, done, one):
         """What is known of the error: nothing, for a rule on given nodes."""
@@ -344,7 +377,8 @@ class Call:
         for rows, flat in self._outputs(n, self.load):
             for j, column in enumerate(self.columns):
                 if column.positions is None:
-                    index[rows, j] = flat[:, : self.oracle.outputs[0].size].argmax(1)
+                    choices = column.choices if len(column.choices) == 1 else column.choices[rows]
+                    index[rows, j] = choices[:, 0] + np.take_along_axis(flat, choices, 1).argmax(1)
             prediction[rows] = np.take_along_axis(flat, index[rows] if wide else index, 1)
         if not np.isfinite(prediction).all():
             bad = np.flatnonzero(~np.isfinite(prediction).all(1))
@@ -414,7 +448,7 @@ class Call:
             for rows, flat in self._outputs(self.rows, load):
                 own = index if len(index) == 1 else index[rows]
                 if (np.take_along_axis(flat, own, 1) != prediction[rows]).any():
-                    raise TypeError(no_embedding(self.oracle.names[i]))
+                    raise TypeError(self.oracle.no_embedding(i))
 
     def _refuse_steps(self, found):
         """An output that changes on a path where no gradient is found, however closely one looks, is made of steps."""
@@ -591,13 +625,44 @@ class Call:
     def _names(self):
         names = {"targets": [c.name for c in self.columns], "outputs": [x.name for x in self.oracle.outputs]}
         o = self.oracle
+        if self.row_names is not None:
+            names["rows"] = self.row_names
+        if self.predicted is not None:
+            names["predicted"] = self.predicted
         if o.by_name:
             own = [] if o.inner else [self.leaves[i].features for i in o.moving]
             if any(own):
                 names["features"] = self._by_name([*own, *(None for _ in o.readings)])
-        elif any(leaf.features for leaf in self.leaves):
-            names["features"] = self.pack([leaf.features for leaf in self.leaves])
+        else:
+            away = self._at_layers()
+            features = [None if i in away else leaf.features for i, leaf in enumerate(self.leaves)]
+            if any(features):
+                names["features"] = self.pack(features)
+            if away:
+                names["axes"] = self.pack([away.get(i) for i in range(len(self.leaves))])
         return names
+
+    def _at_layers(self):
+        """By leaf, the axes of values at a layer that are none of the input's: of all layers but Embeddings of ids."""
+        o, away = self.oracle, {}
+        for reading in o.readings:
+            leaf = reading.leaves[0]
+            row = self.arrays[leaf].shape[1:]
+            if not (o.holds_ids(leaf) and reading.shape[:-1] == row):
+                away[leaf] = [None] * len(reading.shape)
+        return away
+
+    @property
+    def predicted(self):
+        """The class that "predicted" stands for in each row and target, None for other targets, or None for none."""
+        if all(c.choices is None for c in self.columns):
+            return None
+        found = []
+        for j, c in enumerate(self.columns):
+            index = np.broadcast_to(self.index[:, j], self.rows)
+            first = None if c.choices is None else np.broadcast_to(c.choices[:, 0], self.rows)
+            found.append([None] * self.rows if first is None else (index - first).tolist())
+        return [list(row) for row in zip(*found, strict=True)] if targets.is_several(self.target) else found[0]
 
     def _provenance(self, weights):
         o, output = self.oracle, self.method.output
@@ -616,6 +681,7 @@ class Call:
             **({} if self.complete else {"complete": False}),
             **({} if self.cuts else {"cuts": False}),
             "output": output if output is None else str(getattr(output, "name", output)),
+            **({"predicted": self.predicted} if self.predicted is not None else {}),
             **({"explained": "before the final softmax or sigmoid"} if o.hidden else {}),
             **({"layers": layers} if layers else {}),
             **({"fixed": f} if (f := [n for n, r in zip(o.names, o.roles, strict=True) if r == "fixed"]) else {}),
@@ -645,7 +711,8 @@ def fingerprint(model):
 def _refuse_integer_outputs(columns, oracle):
     for column in columns:
         for output, dtype in zip(oracle.outputs, oracle.output_dtypes, strict=True):
-            inside = column.positions is None or output.start <= column.positions.flat[0] < output.start + output.size
+            positions = column.choices if column.positions is None else column.positions
+            inside = output.start <= positions.flat[0] < output.start + output.size
             if inside and not keras.backend.is_float_dtype(dtype):
                 raise ValueError(
                     f"Expected a differentiable output, received {dtype} from output {output.name!r} (as argmax or a "

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aumann import files
+from aumann import files, storage
 from aumann.core.rules import FAMILIES
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -41,10 +41,18 @@ def main(argv=None):
         except KeyboardInterrupt:
             print("aumann: interrupted; nothing was written.", file=sys.stderr)
             return 130
-        except USER_ERRORS as error:
+        except Exception as error:
             if args.debug:
                 traceback.print_exc()
-            print(f"aumann: {error}", file=sys.stderr)
+            said = (
+                error
+                if isinstance(error, USER_ERRORS) and str(error)
+                else (
+                    "Expected a model that can be explained at these rows; received an error of the framework "
+                    f"({storage.brief(error)}). Try model.predict on them; --debug shows where it came about."
+                )
+            )
+            print(f"aumann: {said}", file=sys.stderr)
             return 2
     return 0
 
@@ -95,29 +103,32 @@ def _parser():
 def _explain(args):
     target = parse_target(args.target)
     exactness = {"rule": parse_rule(args.rule)} if args.rule else {}
-    exactness |= {k: _number(k, getattr(args, k)) for k in ("tolerance", "max_evaluations") if getattr(args, k)}
+    exactness |= {
+        k: parse_number(k, v) for k in ("tolerance", "max_evaluations") if (v := getattr(args, k)) is not None
+    }
     settings = {"output": _name_or_index(args.output), "layer": args.layer, **_running(args)}
     npz, png = _outputs(args)
     data = files.read_data(args.data, _names(args.columns), _names(args.drop), not args.no_header)
-    rows = parse_rows(args.rows, files.count(data))
+    count = files.count(data, args.data)
+    rows = parse_rows(args.rows, count)
     choose_backend(args.backend)
-    model = files.load_model(args.model, args.unsafe)
-    data = _by_input(data, model)
-    chosen = files.each(lambda x: x.iloc[rows] if hasattr(x, "iloc") else x[rows], data)
-    baseline = read_baseline(args.baseline or ["0.0"], data, rows, not args.no_header)
+    with files.opened_model(args.model, args.unsafe) as model:
+        data = _by_input(data, model)
+        chosen = files.each(lambda x: x.iloc[rows] if hasattr(x, "iloc") else files.native(x[rows]), data)
+        baseline = read_baseline(args.baseline or ["0.0"], data, rows, not args.no_header)
 
-    import aumann
+        import aumann
 
-    method = aumann.IntegratedGradients(model, **exactness, **settings)
-    with _progress(args.quiet) as progress:
-        explanation = method.explain(chosen, target, baseline, progress)
-    with files.together(npz.parent) as folder:
+        method = aumann.IntegratedGradients(model, **exactness, **settings)
+        with _progress(args.quiet) as progress:
+            explanation = method.explain(chosen, target, baseline, progress)
+    with storage.together(npz.parent) as folder:
         explanation.save(folder / npz.name)
         if png:
             explanation.plot(folder / png.name)
     if not args.quiet:
         print(table(explanation))
-        print(f"{files.count(chosen)} of {files.count(data)} rows of {args.data}; wrote", npz, *[png] * bool(png))
+        print(f"{len(explanation)} of {count} rows of {args.data}; wrote", npz, *[png] * bool(png))
 
 
 def _by_input(data, model):
@@ -149,6 +160,8 @@ def table(explanation, places=None):
     """
     from keras import tree
 
+    from aumann.explanation import INCOMPLETE
+
     places = list(np.ndindex(explanation.prediction.shape)) if places is None else places
     lines = [["row", "target", "prediction", "base value", "sum", "residual"]]
     for place in places[:SHOWN]:
@@ -158,7 +171,8 @@ def table(explanation, places=None):
         lines.append([str(place[0]), target, *(f"{x:.4g}" for x in numbers), f"{explanation.residual[place]:.1e}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(text + [f"… and {len(places) - SHOWN} more"] * (len(places) > SHOWN))
+    text += [f"… and {len(places) - SHOWN} more"] * (len(places) > SHOWN)
+    return "\n".join(text + [INCOMPLETE] * (not explanation.complete))
 
 
 @contextlib.contextmanager
@@ -243,7 +257,8 @@ def parse_rule(text):
     return FAMILIES[name](int(nodes)) if nodes else FAMILIES[name]()
 
 
-def _number(name, text):
+def parse_number(name, text):
+    """The value of --tolerance or --max-evaluations."""
     try:
         return int(text) if name == "max_evaluations" else float(text)
     except ValueError:
@@ -304,19 +319,37 @@ def _start(text, data, rows, header):
         raise ValueError(
             f'Expected --baseline as a number, "mean", "fixed" or a file; received {text!r}. Give for example 0.0.'
         )
-    columns = list(data.columns) if hasattr(data, "columns") and Path(text).suffix in (".csv", ".parquet") else ()
+    table = Path(text).suffix in (".csv", ".parquet")
+    columns = list(data.columns) if table and hasattr(data, "columns") else ()
     start = files.read_data(text, columns, header=header)
+    if table and isinstance(data, dict):
+        start = _columns_of(start, data, text)
     if isinstance(start, dict) and isinstance(data, dict):
         return {name: _same_rows(x, data.get(name), rows) for name, x in start.items()}
     if isinstance(start, list) and isinstance(data, list):
-        return [_same_rows(x, of, rows) for x, of in zip(start, data, strict=False)]
+        if len(start) != len(data):
+            raise ValueError(
+                f"Expected {len(data)} arrays in the baseline {text}, as in the data; received {len(start)}. Give one "
+                "for each input, or name them."
+            )
+        return [_same_rows(x, of, rows) for x, of in zip(start, data, strict=True)]
     return start if isinstance(start, dict | list) else _same_rows(start, data, rows)
+
+
+def _columns_of(table, data, path):
+    """The columns of a table that are named as the inputs."""
+    if missing := [name for name in data if name not in table.columns]:
+        raise ValueError(
+            f"Expected columns named as the inputs, {list(data)}, in the baseline {path}; received none for {missing}. "
+            "Add them, or give --baseline INPUT=VALUE."
+        )
+    return {name: table[[name]] for name in data}
 
 
 def _same_rows(start, data, rows):
     """A baseline for each row of the data, cut to the rows that are explained; a single one as it is."""
     each = np.ndim(start) == np.ndim(data) and len(start) == len(data)
-    return np.asarray(start)[rows] if each else np.asarray(start)
+    return files.native(np.asarray(start)[rows] if each else np.asarray(start))
 
 
 def _number(text, *kinds):
@@ -353,19 +386,41 @@ def _outputs(args):
         OSError, ImportError: they could not be written.
     """
     npz = Path(args.out)
+    if npz.name in ("", ".."):
+        raise IsADirectoryError(f"Expected the name of a file to write; received {args.out!r}. Give another -o.")
     if npz.suffix not in (".npz", ".png"):
         npz = npz.with_name(npz.name + ".npz")
     npz, png = npz.with_suffix(".npz"), None if args.no_plot else npz.with_suffix(".png")
     if not npz.parent.is_dir():
         raise FileNotFoundError(f"Expected a folder to write to; {npz.parent} is none. Create it, or name another.")
+    if not os.access(npz.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"Expected a folder to write to; {npz.parent} may not be. Name another.")
     for path in filter(None, (npz, png)):
-        if path.is_dir():
-            raise IsADirectoryError(f"Expected a file to write; {path} is a folder. Give another -o.")
-        if path.resolve() == Path(args.data).resolve():
-            raise FileExistsError(f"Expected a file to write; {path} is the data that is read. Give another -o.")
+        _check_output(path, args)
+    if png and png.exists() and npz.exists() and png.samefile(npz):
+        raise FileExistsError(f"Expected two files to write; {png} and {npz} are one. Give another -o.")
     if png:
         _require("matplotlib", "matplotlib", "plot", " Or give --no-plot.")
     return npz, png
+
+
+def _check_output(path, args):
+    """Raises OSError where a result cannot be written, or would take the place of what the command reads."""
+    try:
+        there = path.exists()
+    except OSError as problem:
+        raise OSError(
+            f"Expected a file to write; received {path.name} ({problem.strerror}). Give another -o."
+        ) from None
+    if there and not path.is_file():
+        raise IsADirectoryError(f"Expected a file to write; {path} is a folder. Give another -o.")
+    read = {"the data": [args.data], "the model": [args.model]}
+    read["a baseline"] = [name for text in args.baseline or () for name in (text, text.partition("=")[2]) if name]
+    for what, names in read.items():
+        for file in filter(Path.exists, map(Path, names)):
+            inside = file.is_dir() and Path(os.path.realpath(file)) in Path(os.path.realpath(path)).parents
+            if inside or (there and path.samefile(file)):
+                raise FileExistsError(f"Expected a file to write; {path} is {what} that is read. Give another -o.")
 
 
 def _require(module, package, extra, otherwise=""):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aumann import tables
 from aumann.core import baselines
 from aumann.core.engine import above
 from aumann.core.refinement import Refined, missed, size
@@ -258,4 +259,10 @@ def _is_background(baseline, inputs):
         pairs = [(baseline, inputs)]
     if any(isinstance(b, (baselines.Weighted, dict)) for b, _ in pairs):
         return False
-    return any(np.ndim(b) == np.ndim(x) > 0 for b, x in pairs)
+    return any(tables.columns(b) is not None or 0 < _axes(b) == _axes(x) for b, x in pairs)
+
+
+def _axes(x):
+    """Axes of an array-like; 0 for a list of several inputs, which are no array."""
+    several = isinstance(x, (list, tuple)) and not all(isinstance(y, (int, float, list, tuple)) for y in x)
+    return 0 if several or isinstance(x, dict) else baselines.axes(x)

@@ -15,21 +15,21 @@ import itertools
 import json
 import math
 import operator
-import os
 import reprlib
-import secrets
 import textwrap
-import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-FORMAT, VERSION = "aumann.Explanation", 3
+from aumann import storage, tables
+
+FORMAT, VERSION = "aumann.Explanation", 4
 MIRRORS, RECORDS = ("values", "inputs", "baseline", "input_error", "standard_error"), ("names", "provenance")
+ROWWISE = ("rows", "predicted")  # entries of the records that have one for each row
 REST = "(rest)"
+INCOMPLETE = "not complete: values need not add up to prediction − base value"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -56,7 +56,10 @@ class Explanation:
         standard_error: of values that were sampled, the standard deviation that the sampling leaves in each of them;
             per leaf shaped like values, or None.
         names: JSON-able; "features" mirrors `inputs` with a list of str for the first feature axis of each leaf, or
-            None; "targets" is a list of str, one per target.
+            None; "targets" is a list of str, one per target. "rows" are the names of the rows, such as the index of a
+            DataFrame; "predicted" is shaped like prediction: the class that target="predicted" stands for, None for
+            other targets; "axes" mirrors `inputs` with the axis of the input's row that each feature axis of the
+            values is, None where it is none of them (groups, units of a layer), absent where all are their own.
         provenance: JSON-able record of how the values came about: versions, backend, rule, seed, ...
 
     Raises:
@@ -94,13 +97,17 @@ class Explanation:
                 raise ValueError(f"Expected {expected}; received {received}. Give arrays whose shapes agree.")
 
         shape, n = self.prediction.shape, len(self)
+        for name in ROWWISE:
+            given = self.names.get(name)
+            expect(given is None or len(given) == n, f"names[{name!r}] for {n} rows", f"{len(given or ())}")
         expect(len(shape) in (1, 2), "prediction of shape (rows,) or (rows, targets)", f"shape {shape}")
         for name in ("base_value", "residual"):
             array = getattr(self, name)
             expect(array.shape == shape, f"{name} shaped like prediction, {shape}", f"shape {array.shape}")
         for name in ("evaluations", "error", "converged"):
             array = getattr(self, name)
-            expect(array is None or array.shape[:1] == (n,), f"{name} for {n} rows", f"shape {np.shape(array)}")
+            fits = array is None or array.shape == (n,) or (array.shape == shape and name != "evaluations")
+            expect(fits, f"{name} for {n} rows", f"shape {np.shape(array)}")
         if self.names.get("targets") is not None:
             count, given = shape[1] if self.several else 1, self.names["targets"]
             expect(len(given) == count, f"{count} names of targets", f"{len(given)}: {given}")
@@ -143,6 +150,24 @@ class Explanation:
         """The targets' names; numbers where several have none, an empty list where a single one has none."""
         return list(self.names.get("targets") or map(str, range(self.prediction.shape[1] if self.several else 0)))
 
+    @property
+    def complete(self) -> bool:
+        """Whether the values are to add up to prediction − base value, as far as they are exact."""
+        return bool(self.provenance.get("complete", True))
+
+    @property
+    def rows(self) -> list:
+        """The rows' names, such as the index of a DataFrame; their numbers where they have none."""
+        return list(self.names.get("rows") or range(len(self)))
+
+    def target_at(self, place) -> str:
+        """The name of the target at an index into `prediction`, with the class that was predicted; "" for none."""
+        name = self.targets[place[1] if self.several else 0] if self.targets else ""
+        predicted = self.names.get("predicted")
+        for i in place if predicted else ():
+            predicted = predicted[i]
+        return name if predicted is None else f"{name}: {predicted}"
+
     def _walk(self, *others):
         return walk(self.values, *others)
 
@@ -161,6 +186,8 @@ class Explanation:
                 # A leaf of one row in an explanation of several is a baseline that all rows share.
                 picked = (leaf if leaf is None or len(leaf) < len(self) else leaf[index] for _, leaf in walk(content))
                 chosen[field.name] = rebuild(content, picked)
+            elif kept := {name: [content[name][i] for i in index] for name in ROWWISE if content.get(name)}:
+                chosen[field.name] = {**content, **kept}
         return dataclasses.replace(self, **chosen)
 
     def sum(self, axis: int | tuple[int, ...] | None = None, *, groups=None) -> Explanation:
@@ -187,25 +214,28 @@ class Explanation:
         """
         if axis is not None and groups is not None:
             raise ValueError("Expected an axis or groups; received both. Call sum twice.")
-        values, names, changed = [], [], False
-        for _, value, features, group in self._walk(self.names.get("features"), groups):
+        values, names, places, changed = [], [], [], False
+        for _, value, features, place, group in self._walk(self.names.get("features"), self.names.get("axes"), groups):
             row = self._row(value)
+            place = list(range(len(row))) if place is None else place
             if groups is not None and group is not None:
                 labels, features = group_labels(group, self.prediction.shape, row, features)
-                value, changed = _grouped(value, labels, len(row), len(features)), True
+                value, changed, place = _grouped(value, labels, len(row), len(features)), True, [None]
             elif groups is None and (axes := feature_axes(axis, len(row))) is not None:
                 within = tuple(a + self.prediction.ndim for a in axes)
                 value, changed = value.sum(within, dtype=np.float64).astype(value.dtype), True
                 features = None if 0 in axes else features
+                place = [p for a, p in enumerate(place) if a not in axes]
             values.append(value)
             names.append(features)
+            places.append(place)
         if not changed:
             rows = [self._row(value) for _, value in self._walk()]
             raise ValueError(
                 f"Expected {'groups' if groups is not None else 'a feature axis'} of at least one input; received "
                 f"{groups if groups is not None else axis} for feature axes {rows}. Count without rows and targets."
             )
-        names = {**self.names, "features": rebuild(self.values, names)}
+        names = {**self.names, "features": rebuild(self.values, names), "axes": rebuild(self.values, places)}
         return dataclasses.replace(self, values=rebuild(self.values, values), names=names, standard_error=None)
 
     def save(self, path) -> Path:
@@ -223,21 +253,29 @@ class Explanation:
         header["provenance"] = fields.pop("provenance")
         header["fields"] = {name: _encode(content, name, arrays) for name, content in fields.items()}
         arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-        with replacing(path) as file:
+        with storage.replacing(path) as file:
             np.savez(file, **arrays)
         return path
 
     def to_dataframe(self):
         """Returns a pandas DataFrame: a line per row, or per (row, target), and a column per feature.
 
-        The columns prediction, base_value and residual close the line. With several inputs, columns are (input,
-        feature). Features of higher rank are called by their place, such as "[3, 4, 0]".
+        The columns prediction, base_value and residual close the line, and where a target is "predicted", the class
+        that it stands for. Lines are indexed by the names of the rows, if they have some. With several inputs, columns
+        are (input, feature). Features of higher rank are called by their place, such as "[3, 4, 0]". `attrs` says
+        whether the values are complete.
         """
         import pandas as pd
 
-        index = pd.RangeIndex(len(self), name="row")
+        rows = [tuple(r) if isinstance(r, list) else r for r in self.rows]
+        index = pd.RangeIndex(len(self), name="row") if self.names.get("rows") is None else pd.Index(rows)
+        levels = index.nlevels
+        index.names = ["row"] if levels == 1 else [f"row_{k}" for k in range(levels)]
         if self.several:
-            index = pd.MultiIndex.from_product([range(len(self)), self.targets], names=["row", "target"])
+            k = len(self.targets)
+            each = [index.get_level_values(level).repeat(k) for level in range(levels)]
+            names = [*index.names, "target"]
+            index = pd.MultiIndex.from_arrays([*each, pd.Index(self.targets * len(self), dtype=object)], names=names)
         columns, blocks = [], []
         for path, value, features in self._walk(self.names.get("features")):
             columns += [(path, label) for label in feature_labels(features, self._row(value))]
@@ -250,7 +288,14 @@ class Explanation:
         else:
             columns = [label or name for name, label in columns]
         frames = [pd.DataFrame(block, index=index) for block in blocks]
-        return pd.concat(frames, axis=1).set_axis(columns, axis=1)
+        frame = pd.concat(frames, axis=1).set_axis(columns, axis=1)
+        predicted = self.names.get("predicted")
+        if predicted is not None:
+            column = ("predicted", "") if frame.columns.nlevels > 1 else "predicted"
+            flat = list(itertools.chain(*predicted)) if self.several else predicted
+            frame[column] = pd.array(flat, dtype="Int64" if None in flat else "int64")
+        frame.attrs["complete"] = self.complete
+        return frame
 
     def to_shap(self, vocabulary=None):
         """Returns one `shap.Explanation` per input, in the structure of the inputs.
@@ -258,6 +303,8 @@ class Explanation:
         Base values have shape (n,) or (n, targets) and several targets stand on the last axis. Images become
         channel-last. Integer ids explained at their embedding get one value each, the sum over the embedding. With
         several inputs each object holds the values of its own input only, so base plus values is not the prediction.
+        Values that are not complete come without base values, so that no picture adds them up. `data` are None where
+        values stand for no single place of the input: groups, sums over axes, units of a layer.
 
         Args:
             vocabulary: list or mapping from id to text; integer inputs are then given as text, each token followed by
@@ -266,21 +313,27 @@ class Explanation:
         import shap
 
         made = []
-        for _, value, data, features in self._walk(self.inputs, self.names.get("features")):
+        for _, value, data, features, axes in self._walk(
+            self.inputs, self.names.get("features"), self.names.get("axes")
+        ):
             row = self._row(value)
-            if embedded(row, data):
+            if axes is None and embedded(row, data):
                 value, row = value.sum(-1), row[:-1]
+            data = data_at(row, data, axes)
+            image = data is not None and len(row) == 2 and data.ndim == 4
+            data = data if image or (data is not None and data.shape[1:] == row) else None
             if len(row) == 3 and channel_axis(row) == 0:
                 value = np.moveaxis(value, -3, -1)
-                data = np.moveaxis(data, 1, -1) if data.shape[1:] == row else data
-            if vocabulary is not None and data.dtype.kind in "iu":
+                data = None if data is None else np.moveaxis(data, 1, -1)
+            if vocabulary is not None and data is not None and data.dtype.kind in "iu":
                 texts = [token_text(i, vocabulary) + " " for i in data.ravel()]
                 data = np.array(texts, dtype=object).reshape(data.shape)
             made.append(
                 shap.Explanation(
                     values=np.moveaxis(value, 1, -1).copy() if self.several else value.copy(),
-                    base_values=self.base_value.copy(),
-                    data=data.copy(),
+                    base_values=self.base_value.copy() if self.complete else None,
+                    data=None if data is None else data.copy(),
+                    instance_names=[str(r) for r in self.names["rows"]] if self.names.get("rows") else None,
                     feature_names=feature_labels(features, row) if len(row) == 1 else None,
                     output_names=self.targets if self.several else None,
                 )
@@ -291,21 +344,32 @@ class Explanation:
         """Returns an xarray Dataset over the dimensions row, target and feature_0, feature_1, ...
 
         With several inputs their names come first, as in "age.values" and "age.feature_0". The baseline, whose first
-        axis may be shared by all rows, is left out. The provenance is an attribute in JSON.
+        axis may be shared by all rows, is left out. The names of the rows are their coordinate; "predicted" is the
+        class of a target="predicted", -1 for other targets. The provenance is an attribute in JSON.
         """
         import xarray as xr
 
         lead = ("row", "target")[: self.prediction.ndim]
         variables, coordinates = {}, {"target": self.targets} if self.several else {}
+        if (rows := self.names.get("rows")) is not None:
+            plain = len({type(r) for r in rows}) == 1 and not isinstance(rows[0], list)
+            coordinates["row"] = rows if plain else [str(r) for r in rows]
+        if (predicted := self.names.get("predicted")) is not None:
+            variables["predicted"] = lead, np.array([[-1 if k is None else k for k in np.ravel(r)] for r in predicted])
+            if not self.several:
+                variables["predicted"] = lead, variables["predicted"][1][:, 0]
         for name in ("prediction", "base_value", "residual", "evaluations", "error", "converged"):
             if (array := getattr(self, name)) is not None:
                 variables[name] = (lead[: array.ndim], array)
-        mirrors = self.inputs, self.standard_error, self.names.get("features")
-        for path, value, data, deviation, features in self._walk(*mirrors):
+        mirrors = self.inputs, self.standard_error, self.names.get("features"), self.names.get("axes")
+        for path, value, data, deviation, features, own_axes in self._walk(*mirrors):
             own, row = path.replace("/", ".") + "." * bool(path), self._row(value)
             axes = [f"{own}feature_{k}" for k in range(len(row))]
-            same = data.shape[1:] == row[: data.ndim - 1]
-            places = axes[: data.ndim - 1] if same else [f"{own}input_{k}" for k in range(data.ndim - 1)]
+            own_axes = list(range(len(row))) if own_axes is None else own_axes
+            places = [
+                axes[own_axes.index(k)] if k in own_axes and row[own_axes.index(k)] == size else f"{own}input_{k}"
+                for k, size in enumerate(data.shape[1:])
+            ]
             variables[f"{own}values"] = ([*lead, *axes], value)
             if deviation is not None:
                 variables[f"{own}standard_error"] = ([*lead, *axes], deviation)
@@ -324,18 +388,26 @@ class Explanation:
         leaves = [f"{path} {value.shape}".strip() for path, value in self._walk()]
         said = {"values": ", ".join(leaves), "targets": ", ".join(self.targets)}
         said |= {key: str(self.provenance.get(key) or "") for key in ("rule", "output", "layer", "backend")}
+        said["note"] = "" if self.complete else INCOMPLETE
         return {key: textwrap.shorten(text, 90, placeholder=" …") for key, text in said.items() if text}
 
     def _table(self, limit=5):
-        told = self.error is not None
-        numbers = ["prediction", "base value", "sum", "residual", *["error"] * told, "evaluations"]
-        yield ["row", "target", *numbers] if self.several else ["row", *numbers]
+        told, named = self.error is not None, self.several or self.names.get("predicted") is not None
+        numbers = ["prediction", "base value", "sum", *["residual"] * self.complete, *["error"] * told, "evaluations"]
+        yield ["row", *["target"] * named, *numbers]
+        rows = self.rows
         for index in itertools.islice(np.ndindex(self.prediction.shape), limit):
             total = sum(value[index].sum(dtype=np.float64) for _, value in self._walk())
-            numbers = [self.prediction[index], self.base_value[index], total, self.residual[index]]
+            numbers = [self.prediction[index], self.base_value[index], total]
+            numbers += [self.residual[index]] if self.complete else []
             numbers += [np.broadcast_to(self.error.T, self.prediction.T.shape).T[index]] if told else []
-            name = [self.targets[index[1]]] if self.several else []
-            yield [str(index[0]), *name, *(f"{x:.4g}" for x in numbers), str(self.evaluations[index[0]])]
+            name = [self.target_at(index)] if named else []
+            yield [
+                textwrap.shorten(str(rows[index[0]]), 24, placeholder=" …"),
+                *name,
+                *(f"{x:.4g}" for x in numbers),
+                str(self.evaluations[index[0]]),
+            ]
 
     def __repr__(self):
         table = list(self._table())
@@ -372,23 +444,49 @@ def load(path) -> Explanation:
         ValueError: if the file holds something else, or a version this library does not know.
     """
     path = _npz(path)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-        header = json.loads(arrays["header"].tobytes())
-        if header["format"] != FORMAT:
-            raise ValueError(f"its format is {header['format']!r}")
-    except (ValueError, TypeError, KeyError, AttributeError, EOFError, zipfile.BadZipFile) as problem:
-        raise ValueError(
-            f"Expected a file written by Explanation.save; {path} is none ({problem}). Use the tool that made it."
-        ) from problem
-    if header["version"] not in range(1, VERSION + 1):
-        raise ValueError(
-            f"Expected version {VERSION} of the format or an older one; {path} has version {header['version']}. "
-            "Load it with the version of aumann that wrote it, or install a newer one."
-        )
-    fields = {name: _decode(node, arrays) for name, node in header["fields"].items()}
-    return Explanation(**fields, names=header["names"], provenance=header["provenance"])
+    with open(path, "rb") as file:
+        try:
+            arrays = storage.read_npz(file)
+            header = json.loads(arrays.pop("header").tobytes())
+            if header["format"] != FORMAT:
+                raise ValueError(f"its format is {header['format']!r}")
+            version = header["version"]
+            if version in range(1, VERSION + 1):
+                fields = {name: _decode(node, arrays) for name, node in header["fields"].items()}
+                _check_read(fields, header["names"])
+                return Explanation(**fields, names=header["names"], provenance=header["provenance"])
+        except Exception as problem:  # whatever a file that somebody else wrote can bring about
+            raise ValueError(
+                f"Expected a file written by Explanation.save; {path} is none ({storage.brief(problem)}). Use the tool "
+                "that made it, or ask for another copy."
+            ) from problem
+    raise ValueError(
+        f"Expected version {VERSION} of the format or an older one; {path} has version {reprlib.repr(version)}. "
+        "Load it with the version of aumann that wrote it, or install a newer one."
+    )
+
+
+def _check_read(fields, names):
+    """Raises ValueError where what is counted with is no number, where it has no place, or where a name is no text."""
+    for name, content in fields.items():
+        for _, leaf in walk(content):
+            if name not in ("inputs", "baseline") and leaf is not None and leaf.dtype.kind not in "biuf":
+                raise ValueError(f"its {name} have dtype {leaf.dtype}")
+            if name == "input_error" and leaf is not None and leaf.shape != fields["prediction"].shape:
+                raise ValueError(f"its input_error has shape {leaf.shape}")
+    targets = names.get("targets")
+    if targets is not None and not (isinstance(targets, list) and all(isinstance(name, str) for name in targets)):
+        raise ValueError(f"its names of targets are {reprlib.repr(targets)}")
+    if not _texts(names.get("features")):
+        raise ValueError(f"its names of features are {reprlib.repr(names['features'])}")
+
+
+def _texts(names):
+    """Whether a structure holds lists of text, or nothing, for each input."""
+    if isinstance(names, list) and any(isinstance(name, str) for name in names):
+        return all(isinstance(name, str) for name in names)
+    children = names.values() if isinstance(names, dict) else names if isinstance(names, list) else [None]
+    return all(_texts(child) for child in children) if names else names in (None, [], {})
 
 
 def walk(structure, *others, path: str = "") -> Iterator[tuple]:
@@ -461,6 +559,23 @@ def embedded(row, data) -> bool:
     return data.dtype.kind in "iu" and len(row) == data.ndim and row[:-1] == data.shape[1:]
 
 
+def data_at(row, data, axes):
+    """The data at the places of values of feature shape `row`: (n, *row, …), what they were summed over standing last.
+
+    Args:
+        data: (n, …), the input.
+        axes: of the input's row, one for each feature axis; None for the same ones. Those of an embedding lie beyond.
+
+    Returns:
+        None where values do not stand at places of the input.
+    """
+    axes, rank = list(range(len(row)) if axes is None else axes), data.ndim - 1
+    if None in axes or any(a < rank and data.shape[1 + a] != size for a, size in zip(axes, row, strict=True)):
+        return None
+    axes = [a for a in axes if a < rank]
+    return data.transpose(0, *(1 + a for a in axes), *(1 + a for a in range(rank) if a not in axes))
+
+
 def channel_axis(row) -> int:
     """Returns the axis of the channels in an image of shape `row`: 0 if only that can be, else 2."""
     return 0 if row[0] in (1, 3, 4) and row[-1] not in (1, 3, 4) else 2
@@ -472,23 +587,6 @@ def token_text(token, vocabulary) -> str:
         return str(vocabulary[int(token)])
     except (KeyError, IndexError):
         return str(token)
-
-
-@contextmanager
-def replacing(path: Path):
-    """Opens a file that takes the place of `path` when the block ends well, and that vanishes when it fails."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"Expected a folder to save in; {path.parent} is none. Create it, or name another.")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _npz(path):
@@ -547,7 +645,7 @@ def feature_axes(axis, rank):
 def group_labels(groups, lead, row, features):
     """Returns the group of every feature as numbers, of shape (*lead, *row) or 1 in lead, and the groups' names."""
     if not isinstance(groups, Mapping):
-        labels = np.asarray(groups)
+        labels = _along(groups, features)
         fitted = _fitted(labels, lead, row) if labels.dtype.kind in "iu" else None
         if fitted is None:
             raise ValueError(
@@ -569,6 +667,14 @@ def group_labels(groups, lead, row, features):
         names += [REST] * (REST not in names)
         labels[labels < 0] = names.index(REST)
     return labels, names
+
+
+def _along(groups, features):
+    """Labels or a mask as an array; a Series or a table is matched with the features by name."""
+    own, array = tables.heads(groups), np.asarray(groups)
+    if None in (own, features) or array.shape[-1] != len(own):
+        return array
+    return array[..., tables.order(own, features, "groups", "the features")]
 
 
 def _fitted(array, lead, row):
@@ -597,6 +703,7 @@ def _members(group, members, lead, row, features):
     """Returns the mask, of shape (*lead, *row) or 1 in lead, of one group's members."""
     mask = np.asarray(members)
     if mask.dtype == bool:
+        mask = _along(members, features)
         fitted = _fitted(mask, lead, row)
         if fitted is None:
             raise ValueError(f"Expected a mask of shape {row} for {group!r}; received {mask.shape}. Cover a whole row.")
@@ -627,8 +734,9 @@ def _encode(structure, name, arrays):
 
 
 def _decode(node, arrays):
+    """The structure that `_encode` returned, with the arrays themselves; each member stands in one place."""
     if node is None or isinstance(node, str):
-        return arrays[node] if node else None
+        return arrays.pop(node) if node else None
     ((kind, children),) = node.items()
     if kind == "dict":
         return {key: _decode(child, arrays) for key, child in children}

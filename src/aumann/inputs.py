@@ -1,46 +1,16 @@
 """Inputs: whatever array-like the user hands over, as named host arrays checked against what the model declares."""
 
+from dataclasses import replace
+
 import keras
 import numpy as np
 from keras import tree
 
-from aumann import backends
-from aumann.core.baselines import FIXED
+from aumann import tables
+from aumann.conversion import TEXT, to_array
+from aumann.conversion import by_name as by_name
+from aumann.core.baselines import FIXED, Weighted
 from aumann.oracle import Leaf
-
-
-def to_array(x, what):
-    """One array-like as a host array and its column names; `what` it is called in a message.
-
-    Raises:
-        ValueError, TypeError: it is ragged or not numeric.
-    """
-    features = None
-    if hasattr(x, "columns") and hasattr(x, "to_numpy"):
-        features, types = [str(c) for c in x.columns], list(x.dtypes)
-        nullable = all(getattr(t, "kind", "O") in "biuf" for t in types) and not all(
-            isinstance(t, np.dtype) for t in types
-        )
-        x = x.to_numpy(**({"dtype": np.float64, "na_value": np.nan} if nullable else {}))
-    elif backends.active().owns(x):
-        x = backends.active().host(x)
-    elif hasattr(x, "detach"):
-        x = x.detach().cpu()
-        x = (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()
-    try:
-        array = np.asarray(x)
-    except ValueError as error:
-        raise ValueError(
-            f"Expected {what} to be one array, received rows of different shapes ({error}). Pad them to one shape."
-        ) from error
-    if array.dtype.name == "bfloat16":
-        array = array.astype("float32")
-    if array.dtype.kind not in "biuf":
-        raise TypeError(
-            f"Expected numbers for {what}, received dtype {array.dtype}. Encode text and categories as numbers "
-            "first, and give every column one numeric type."
-        )
-    return array, features
 
 
 def packing(structure, count):
@@ -60,29 +30,32 @@ def read(model, inputs, fixed):
         (structure whose leaves are placeholders, list of Leaf in the order of `keras.tree.flatten`)
     """
     declared = declared_inputs(model)
-    if hasattr(inputs, "columns") and isinstance(getattr(model, "_inputs_struct", None), dict):
-        missing = [k for k in model._inputs_struct if k not in inputs.columns]
-        if missing:
-            raise ValueError(
-                f"Expected columns named as the model's inputs, {list(model._inputs_struct)}; received a DataFrame "
-                f"without {missing}. Rename or add them."
-            )
-        inputs = {k: inputs[[k]] for k in model._inputs_struct}
+    if tables.columns(inputs) is not None:
+        inputs = _cut(inputs, declared, model)
     if isinstance(inputs, (list, tuple)) and any(np.isscalar(x) for x in tree.flatten(inputs)):
-        inputs, _ = to_array(inputs, "the inputs")
+        inputs, _ = to_array(inputs, "the inputs", any(map(_is_text, declared.values())))
     flat = tree.flatten_with_path(inputs)
     if not flat:
         raise ValueError("Expected inputs, received an empty structure. Give an array, or a list or dict of arrays.")
     specs = _match(declared, inputs, [path for path, _ in flat])
-    leaves = []
+    _refuse_other_order(flat, specs)
+    leaves, names = [], _row_names([x for _, x in flat])
     for i, ((path, x), spec) in enumerate(zip(flat, specs, strict=True)):
         name = "/".join(map(str, path)) if path and not isinstance(path[-1], int) else None
         name = name or (spec.name if spec is not None else "input" + "".join(f"_{p}" for p in path))
-        array, features = to_array(x, f"input {name!r}")
+        still = fixed(i, name)
+        array, features = to_array(x, f"input {name!r}", still or _is_text(spec))
+        if array.dtype.kind == "b" and (features is not None or tables.is_row(x)) and _as_features(spec, len(flat)):
+            array = array.astype("float32")  # indicators, as pandas.get_dummies makes them
         array = _check(array, spec, name)
         kind = array.dtype.kind
-        role = FIXED if kind == "b" or fixed(i, name) else "moves" if kind == "f" else "integer"
-        leaves.append(Leaf(name, array, role, features, spec.dtype if spec is not None else None))
+        role = FIXED if kind == "b" or still else "moves" if kind == "f" else "integer"
+        if role != FIXED and 0 in array.shape[1:]:
+            raise ValueError(
+                f"Expected at least one feature in input {name!r}, received shape {array.shape}. Check how its columns "
+                "were chosen."
+            )
+        leaves.append(Leaf(name, array, role, features, spec.dtype if spec is not None else None, names))
     rows = {leaf.name: len(leaf.array) for leaf in leaves}
     if len(set(rows.values())) > 1:
         raise ValueError(f"Expected the same number of rows in every input, received {rows}. Align them.")
@@ -101,6 +74,84 @@ def declared_inputs(model):
     if isinstance(structure, dict):
         return dict(structure)
     return {t.name: t for t in model.inputs}
+
+
+def declared_rows(model):
+    """The number of rows that a model declares, the same for all of its inputs, or None."""
+    rows = {t.shape[0] for t in declared_inputs(model).values()}
+    return rows.pop() if len(rows) == 1 else None
+
+
+def _cut(table, declared, model):
+    """A table for a model of several inputs as the column, or the columns under the name, of each of them."""
+    levels = getattr(getattr(table, "columns", None), "nlevels", 1)
+    if len(declared) < 2:
+        (only,) = declared or (None,)
+        named = isinstance(getattr(model, "_inputs_struct", None), dict)
+        if not named:
+            return table
+        known = tables.heads(table)
+        return tables.by_input(table, [only], known) if only in known else {only: table}
+    each = tables.by_input(table, list(declared), tables.heads(table))
+    wide = [name for name, spec in declared.items() if levels == 1 and spec.shape[1:] not in ((), (1,), (None,))]
+    if wide:
+        raise ValueError(
+            f"Expected a dict with an entry for each of the inputs {list(declared)}, since {wide} take more than one "
+            f"column each; received one table. Give {{{wide[0]!r}: table[[…]], …}}."
+        )
+    return {name: x if declared[name].shape[1:] else tables.series(x)[0] for name, x in each.items()}
+
+
+def _as_features(spec, count):
+    """Whether booleans of a table are numbers to the model: declared as such, or all that it is given."""
+    return count == 1 if spec is None else keras.backend.is_float_dtype(spec.dtype)
+
+
+def each_of(baseline, structure, leaves, inputs):
+    """A table that is the baseline of several inputs, or a set of them, as a dict with an entry for each.
+
+    Args:
+        baseline: as it is given; what is no table stays as it is.
+        inputs: as they are given: columns of theirs that no input reads may be in the baseline too.
+    """
+    if isinstance(baseline, Weighted):
+        return replace(baseline, rows=each_of(baseline.rows, structure, leaves, inputs))
+    if packing(structure, len(leaves)) == "leaf" or not (tables.is_row(baseline) or tables.columns(baseline)):
+        return baseline
+    names = [leaf.name for leaf in leaves]
+    if len(names) == 1:
+        return {names[0]: baseline}
+    others = tables.columns(inputs)
+    each = tables.by_input(baseline, names, tables.heads(inputs) if others is not None else ())
+    flat = [leaf.name for leaf in leaves if leaf.array.ndim == 1]
+    return {n: tables.series(x)[0] if n in flat and not tables.is_row(x) else x for n, x in each.items()}
+
+
+def _refuse_other_order(flat, specs):
+    """Columns in a list that are called like inputs stand where those are."""
+    names = [spec.name if spec is not None else None for spec in specs]
+    for (path, x), name in zip(flat, names, strict=True):
+        own = getattr(x, "name", None) if tables.is_row(x) else None
+        in_list = not path or isinstance(path[-1], int)
+        if in_list and isinstance(own, str) and own != name and own in names:
+            raise ValueError(
+                f"Expected the inputs {names} in this order, received the column {own!r} in the place of {name!r}. "
+                "Give a dict of the columns by the names of the inputs, or a list in their order."
+            )
+
+
+def _row_names(arrays):
+    """The names of the rows: of the first table that has any."""
+    found = None
+    for x in arrays:
+        labels = tables.labels(x) if tables.columns(x) is not None or tables.is_row(x) else None
+        tables.same_rows(labels, found, "every input")
+        found = labels if found is None else found
+    return found
+
+
+def _is_text(spec):
+    return spec is not None and spec.dtype == "string"
 
 
 def _match(declared, inputs, paths):
@@ -152,7 +203,7 @@ def _check(array, spec, name):
                 f"Expected finite inputs, received NaN or infinity in input {name!r}, rows {brief(bad)}. "
                 "Impute or drop them."
             )
-    if spec is not None and not keras.backend.is_float_dtype(spec.dtype):
+    if spec is not None and array.dtype.kind not in TEXT and not keras.backend.is_float_dtype(spec.dtype):
         cast = array.astype(spec.dtype)
         if (cast != array).any():
             raise TypeError(

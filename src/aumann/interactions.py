@@ -138,6 +138,8 @@ class IntegratedHessians(Method):
     Source: Janizek, Sturmfels, Lee (2021), Explaining Explanations: Axiomatic Feature Interactions for Deep Networks.
     """
 
+    MADE = ("_oracles", "_steps", "_paces")
+
     def __init__(
         self,
         model,

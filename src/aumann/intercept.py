@@ -62,6 +62,13 @@ class Place:
         return hash((id(self.layer), self.side))
 
 
+def method(layer):
+    """Name of the method that runs a layer: Keras runs a quantised one by `quantized_call`, torch a module by `forward`."""
+    if getattr(layer, "quantization_mode", None) is not None and hasattr(layer, "quantized_call"):
+        return "quantized_call"
+    return "call" if hasattr(layer, "call") else "forward"
+
+
 def visited(places, visit):
     """Handlers for `intercepted`: whatever passes one of the places is replaced by visit(place, call, make).
 
@@ -69,7 +76,7 @@ def visited(places, visit):
     """
     sides = {}
     for place in places:
-        sides.setdefault((place.layer, "call" if hasattr(place.layer, "call") else "forward"), {})[place.side] = place
+        sides.setdefault((place.layer, method(place.layer)), {})[place.side] = place
     return {way: _visitor(own, visit) for way, own in sides.items()}
 
 

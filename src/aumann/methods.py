@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import keras
 import numpy as np
 
+from aumann import backends
 from aumann import inputs as arrays
 from aumann.call import LEAST_EVALUATIONS, Call, fingerprint
 from aumann.core import baselines, credits, targets
@@ -14,7 +15,7 @@ from aumann.core.paths import Blur, straight
 from aumann.core.rules import Rule, right
 from aumann.devices import Crew
 from aumann.intercept import Place
-from aumann.places import find, find_all
+from aumann.places import addresses, at_addresses, find, find_all
 from aumann.prefix import Laid
 from aumann.running import settings
 
@@ -31,6 +32,7 @@ class Method:
 
     path = staticmethod(straight)
     credit = staticmethod(credits.share)
+    MADE = ("_oracles",)  # attributes that hold what is compiled
     complete = True  # whether the values add up to F(x) − F(x′), as far as they are exact
 
     def __init__(self, model, *, output=None, layer=None, **running):
@@ -56,7 +58,7 @@ class Method:
             )
         self.places = None if layer is None else find_all(model, layer)
         self.inner = ()
-        self._oracles = {}
+        self._oracles, self._fill = {}, None
 
     def explain(self, inputs, target=None, baseline=0.0, progress=None):
         """Attributions of every input feature of every row.
@@ -65,7 +67,8 @@ class Method:
             inputs: array-like (n, …), or a list, tuple or dict of those, as the model takes them: NumPy, tensors,
                 DataFrames. Integer features are cast to float before anything is subtracted.
             target: which scalar of the outputs is F. None where the model has one output unit; an int; an array with
-                one int per row; "predicted"; a tuple index into outputs of more than one axis, or (output, *index);
+                one int per row; "predicted"; a tuple index into outputs of more than one axis, or (output, *index),
+                which may end in "predicted"; `Explanation.names["predicted"]` has the classes;
                 a callable outputs -> (n,); a list of those, or "all", for several from the same forward passes.
             baseline: where the path starts: a constant, a row, one row per row, `aumann.baselines.weighted(rows)`, a
                 callable inputs -> baseline such as those of `aumann.baselines`, or "fixed" for an input that must not
@@ -86,11 +89,32 @@ class Method:
 
     def call(self, inputs, target=None, baseline=0.0, progress=None):
         """What `explain` is given, resolved and checked: an `aumann.call.Call`."""
+        if backends.active().staging():
+            raise ValueError(
+                "Expected a call of explain() with numbers, received one inside of a function that is being traced or "
+                "compiled. Call it outside of that function; inside of a loss use aumann.attribution."
+            )
         baseline = baselines.made(baseline, inputs)
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: _is_fixed(baseline, i, name))
+        baseline = arrays.each_of(baseline, structure, leaves, inputs)
         return self._call(structure, leaves, target, baseline, progress)
 
     def _call(self, structure, leaves, target, baseline, progress):
+        """A model that declares how many rows it takes is called with any number, unless that fails."""
+        rows = arrays.declared_rows(self.model)
+        try:
+            return self._called(structure, leaves, target, baseline, progress)
+        except ValueError:
+            if rows is None or self._fill is not None:
+                raise
+        self._fill = rows
+        try:
+            return self._called(structure, leaves, target, baseline, progress)
+        except BaseException:
+            self._fill = None
+            raise
+
+    def _called(self, structure, leaves, target, baseline, progress):
         crew = Crew(self.running)
         with crew.backend.arithmetic(self.running.precision):
             oracle = self._oracle(structure, leaves)
@@ -124,14 +148,42 @@ class Method:
             _, prediction = call._predict()
         return prediction if targets.is_several(target) else prediction[:, 0]
 
+    def classes(self, inputs, target="predicted", fixed=()):
+        """The index (n,) that target="predicted", or a tuple that ends in it, stands for in each row; see `predict`."""
+        structure, leaves = arrays.read(self.model, inputs, lambda i, name: name in fixed)
+        call = self._call(structure, leaves, target, 0.0, None)
+        with self.at_work(call.crew):
+            call.index, _ = call._predict()
+        return np.array(call.predicted)
+
     def sum(self, call):
         """`refinement.Refined`: the values of every row of a call, and what is known of their error."""
         raise NotImplementedError
 
+    def __getstate__(self):
+        """What is compiled is left behind, and made anew; layers are kept by where they stand in the model."""
+        state = {k: {} if k in self.MADE else v for k, v in vars(self).items()}
+        for name in ("output", "places", "inner"):
+            state[name] = addresses(self.model, state[name])
+        return state
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        for name in ("output", "places", "inner"):
+            setattr(self, name, at_addresses(self.model, state[name]))
+
+    def __copy__(self):
+        """Shares what is compiled."""
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
+        return other
+
     def _oracle(self, structure, leaves):
-        key = str(structure), tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
+        kinds = tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
+        key = str(structure), kinds, self._fill
         if key not in self._oracles:
-            self._oracles[key] = Laid(self.model, structure, leaves, self.output, self.places, self.inner, self.running)
+            how = self.output, self.places, self.inner, self.running, self._fill
+            self._oracles[key] = Laid(self.model, structure, leaves, *how)
         return self._oracles[key]
 
 

@@ -6,7 +6,6 @@ read at an Embedding, and what the outputs look like; after that it only evaluat
 
 import functools
 import inspect
-import itertools
 import math
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from aumann import backends
+from aumann import backends, embedding_inputs
+from aumann.conversion import TEXT
 from aumann.core import engine
 from aumann.core.baselines import FIXED
 from aumann.core.credits import slope
@@ -23,6 +23,7 @@ from aumann.core.pace import Pace, Room
 from aumann.core.paths import chorded, moving
 from aumann.core.secant import KINKED, following
 from aumann.core.targets import Output
+from aumann.embedding_inputs import Reading, row_of
 from aumann.intercept import Place, intercepted, visited
 from aumann.running import Running
 from aumann.units import handlers as units_of
@@ -38,6 +39,7 @@ class Leaf:
         role: "moves" along the path, is "fixed", or is "integer" until it is known whether an Embedding reads it.
         features: column names of a DataFrame, or None.
         declared: the dtype that the model declares for it, or None.
+        rows: names of the rows of a table, or None.
     """
 
     name: str
@@ -45,26 +47,13 @@ class Leaf:
     role: str
     features: list | None = None
     declared: str | None = None
+    rows: list | None = None
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One call of a layer, at whose output or input F is differentiated.
-
-    Attributes:
-        place: the layer's output or input.
-        call: which of its calls.
-        shape, dtype: of one row of what passes there.
-        leaves: the inputs it is made of that would move along the path if it did not.
-        mixed: whether it is made of inputs that are held still, besides.
-    """
-
-    place: Place
-    call: int
-    shape: tuple
-    dtype: str
-    leaves: tuple = ()
-    mixed: bool = False
+BESIDE = (
+    "what belongs to a row, as a mask does, is passed as an input that is held still: a function of x and mask, "
+    'explained at {"x": x, "mask": mask} with baseline={"mask": "fixed"}'
+)
 
 
 class TooLarge(MemoryError):
@@ -87,26 +76,30 @@ class Oracle:
         places: places which move along the path instead of the inputs that they are made of; None for every Embedding.
         inner: places at which F is differentiated while the inputs move; none for at what moves.
         running: how the model is run, None for the usual way.
+        fill: rows that the model has to be called with, if it does not take any number: the last one is repeated.
     """
 
-    def __init__(self, model, structure, leaves, output, places=None, inner=(), running=None):
+    def __init__(self, model, structure, leaves, output, places=None, inner=(), running=None, fill=None):
         self.backend = backends.active()
         self.running = running or Running()
         self.way, self._made = backends.way(self.running.compile), []
-        self.model, self.structure, self.output = model, structure, output
+        self.model, self.structure, self.output, self.fill = model, structure, output, fill
         self.names = [leaf.name for leaf in leaves]
         self.roles = [leaf.role for leaf in leaves]
         self.kinds = [leaf.array.dtype.kind for leaf in leaves]
         self.dtype = path_dtype(model, leaves)
+        _refuse_text(leaves)
         self.variables = list(model.variables) if isinstance(model, keras.Layer) else []
         self.arguments = calling_convention(model, structure)
         self.activations = activations(model) if output == "logits" and isinstance(model, keras.Layer) else []
+        self.outside = self.backend.outside(operations(model))
         self.readings, self.inner, self.repeats = [], [], False
         self.hidden, self.neurons, self._dtypes = False, None, {}
         first = [self._feed(i, leaf.array[:1]) for i, leaf in enumerate(leaves)]
-        found = [Place(e, name=e.name) for e in embeddings(model)] if places is None else places
+        self.lookups, self.places, self._given = lookups(model), places, first
+        found = self.lookups if places is None else places
         if found:
-            self._find_readings(found, first)
+            self._find_readings(found, first, leaves)
         if places is not None:
             _refuse_unread(places, self.readings)
         named = {r.place for r in self.readings} if places is not None else ()
@@ -123,6 +116,7 @@ class Oracle:
         self.held = [i for i, role in enumerate(self.roles) if role != "moves"]
         self.shapes = [leaves[i].array.shape[1:] for i in self.moving] + [r.shape for r in self.readings]
         self._compiled, self._paces, self._kinked, self._first = {}, {}, {}, first
+        self.looks = {}  # whether rows are independent, by target functions: see `independence.py`
         # what a forward pass makes, and as much again on the way back
         self.room = Room(2 * self.width * np.dtype(self.dtype).itemsize, self._free)
         self.results = [r.shape for r in self.inner] or self.shapes
@@ -152,19 +146,24 @@ class Oracle:
             counts: {place: calls}, after which nothing more is wanted and the model is left: its outputs are None.
             units: handlers of functions that are to be one operation.
         """
-        args, kwargs = self.arguments(tree.pack_sequence_as(self.structure, leaves))
         made, given, added, seen = {}, given or {}, added or {}, dict(seen or {})
+        rows, short = len_of(leaves[0]), self.fill is not None and leaves[0].shape[0] != self.fill
+        if short:
+            leaves = [self._filled(x) for x in leaves]
+            given, added = ({at: self._filled(x) for at, x in passing.items()} for passing in (given, added))
+        args, kwargs = self.arguments(tree.pack_sequence_as(self.structure, leaves))
         if isinstance(self.output, Place):
             own = seen.setdefault(self.output, [])
             if len(seen) == 1 and self.neurons is not None:
                 counts = {self.output: self.neurons}
 
         def visit(place, k, make):
-            y = ops.cast(given[place, k], self._dtypes[place, k]) if (place, k) in given else make()
+            y = given[place, k] if (place, k) in given else make()
+            y = ops.cast(y, self._dtypes[place, k]) if (place, k) in given and (place, k) in self._dtypes else y
             if (place, k) in added:
                 y = y + ops.cast(added[place, k], _dtype(y))
             if place in seen:
-                seen[place].append(y)
+                seen[place].append(y[:rows] if short and ops.is_tensor(y) else y)
                 if counts and all(len(seen[p]) >= n for p, n in counts.items()):
                     raise _Enough
             return y
@@ -176,6 +175,7 @@ class Oracle:
 
         try:
             with (
+                intercepted(self.outside),
                 intercepted(units or {}),
                 intercepted(visited({*seen, *(p for p, _ in (*given, *added))}, visit)),
                 intercepted(dict.fromkeys(self.activations, remember)),
@@ -189,10 +189,16 @@ class Oracle:
             raise self._failed(leaves, error) from error
         if isinstance(self.output, Place):
             return own[0] if len(own) == 1 else list(own)
+        if short and not isinstance(self.output, Place):
+            made = {i: (x[:rows], y) for i, (x, y) in made.items() if ops.is_tensor(x)}
         if not made:
-            return outputs
+            return tree.map_structure(lambda y: y[:rows], outputs) if short else outputs
         self.hidden = any(id(y) in made for y in tree.flatten(outputs))
-        return tree.map_structure(lambda y: made.get(id(y), (y,))[0], outputs)
+        return tree.map_structure(lambda y: made[id(y)][0] if id(y) in made else y[:rows] if short else y, outputs)
+
+    def _filled(self, x):
+        """As many rows as the model has to be called with, the last of fewer being repeated."""
+        return ops.take(x, ops.minimum(ops.arange(self.fill), len_of(x) - 1), axis=0)
 
     def _failed(self, leaves, error):
         fed = ", ".join(f"{n} {tuple(x.shape)} {_dtype(x)}" for n, x in zip(self.names, leaves, strict=True))
@@ -217,12 +223,21 @@ class Oracle:
         """
         leaves, given = self._join(points, side)
         given |= _at(self.inner[: len(held)], held)
-        return self._vector(self._call(leaves, given, _at(self.inner[: len(added)], added), units=units), functions)
+        structure = self._call(leaves, given, _at(self.inner[: len(added)], added), units=units)
+        return self._vector(structure, functions, leaves[0].shape[0])
 
-    def _vector(self, structure, functions):
-        vectors = [ops.reshape(ops.cast(x, self.dtype), (len_of(x), -1)) for _, x in self._chosen(structure)]
+    def _vector(self, structure, functions, rows=None):
+        """Outputs and target functions of a row end to end; of so many rows, where that is known."""
+        vectors = []
+        for name, x in self._chosen(structure):
+            if _differ(x.shape[0], rows):
+                raise ValueError(
+                    f"Expected output {name!r} with one row for each row of the inputs, received {x.shape[0]} for "
+                    f"{rows}. Keep the batch axis first and as long as it is; {BESIDE}."
+                )
+            vectors.append(ops.reshape(ops.cast(x, self.dtype), (len_of(x), -1)))
         for function in functions:
-            value = function(structure)
+            value = self._target(function, structure, rows)
             if not ops.is_tensor(value):
                 raise TypeError(
                     f"Expected the target function to return a tensor, received {type(value).__name__}. Compute it "
@@ -233,10 +248,26 @@ class Oracle:
                     f"Expected the target function to return one number for each row, shape (n,); received shape "
                     f"{tuple(value.shape)}. Index or sum the other axes."
                 )
+            if _differ(value.shape[0], rows):
+                raise ValueError(
+                    f"Expected the target function to return one number for each row, received {value.shape[0]} for "
+                    f"{rows} rows. Keep the axis of rows as long as it is; {BESIDE}."
+                )
             if not keras.backend.is_float_dtype(_dtype(value)):
                 raise ValueError(_not_differentiable(f"{_dtype(value)} from the target function"))
             vectors.append(ops.expand_dims(ops.cast(value, self.dtype), 1))
         return vectors[0] if len(vectors) == 1 else ops.concatenate(vectors, axis=1)
+
+    def _target(self, function, structure, rows):
+        try:
+            return function(structure)
+        except Exception as error:
+            if isinstance(error, OSError) or self.backend.out_of_memory(error):
+                raise
+            raise ValueError(
+                f"Expected the target function to take the outputs of any number of rows, here of {rows or 'some'}; "
+                f"received {type(error).__name__} from inside it: {error}. Compute with the outputs alone; {BESIDE}."
+            ) from error
 
     def values(self, points, side, index, functions=(), units=None):
         """F at points: (rows, targets)."""
@@ -259,7 +290,7 @@ class Oracle:
         if all(g is None for column in columns for g in column):
             for i in self.moving:
                 if self.kinds[i] in "iu":
-                    raise TypeError(no_embedding(self.names[i]))
+                    raise TypeError(self.no_embedding(i))
             raise ValueError(
                 _not_differentiable("an output that depends on no input through differentiable operations")
             )
@@ -340,7 +371,7 @@ class Oracle:
             sums = what in ("step", "gradients")
             dynamic = self.dynamic(cells) if sums else self.backend.dynamic(False)
             whole = not self.dynamic(False)
-            tuned = self.running.batch_size == "auto"
+            tuned = self.running.batch_size == "auto" and self.fill is None
             # the gradients of all targets lie side by side
             more = sums * targets * sum(map(math.prod, self.results)) * np.dtype(self.dtype).itemsize
             self._paces[key] = Pace(self.batch_size, self.room, tuned, dynamic, once and whole, whole, more)
@@ -355,7 +386,9 @@ class Oracle:
     def batch_size(self):
         """Rows per call: what was asked for, or to begin with what the backend likes for as many activations."""
         if self.running.batch_size != "auto":
-            return int(self.running.batch_size)
+            return min(int(self.running.batch_size), self.fill or math.inf)
+        if self.fill is not None:
+            return self.fill
         return max(1, min(self.room(), self.backend.rows_in_flight(max(1, self.width), max(1, len(self.inside)))))
 
     def within_memory(self, run, *args):
@@ -404,6 +437,8 @@ class Oracle:
 
         if self.inner:
             gradients = inner_gradients
+        if self.fill is not None:
+            gradients = self._fill_up(gradients)  # outside of what is differentiated, since cells are counted by rows
 
         if what == "step":
             paths = [chorded(p) if cells else moving(p, self.backend.push) for p in paths]
@@ -413,6 +448,14 @@ class Oracle:
             return self.compile(engine.make_step(gradients, paths, credit, inner=inner))
         plain = {"flat": flat, "read": self._read, "look": self.look, "held": held, "gradients": gradients}
         return (self.compile if what == "gradients" else self.quick)(plain[what])
+
+    def _fill_up(self, fn):
+        def run(points, *others):
+            rows = len_of(points[0])
+            found = fn(*tree.map_structure(self._filled, (points, *others)))
+            return tree.map_structure(lambda y: None if y is None else y[:rows], found, none_is_leaf=True)
+
+        return run
 
     def compile(self, fn):
         """fn of lists of tensors, compiled as asked for: what differentiates, which takes the time."""
@@ -440,18 +483,28 @@ class Oracle:
         self._call(leaves, seen=seen, counts={p: 1 + max(r.call for r in self.readings if r.place == p) for p in seen})
         return [ops.cast(seen[r.place][r.call], self.dtype) for r in self.readings]
 
-    def load(self, arrays):
-        """Rows of the host arrays -> (ends, side) on the device."""
+    def plain(self, what, functions=()):
+        """What `compiled` gives, run as it is written; None where running it so takes longer than compiling it."""
+        fn = {"flat": lambda points, side: self.flat(points, side, functions), "read": self._read}[what]
+        return fn if hasattr(self.model, "pull") else self.backend.plain(fn, self.variables)
+
+    def compile_again(self, functions):
+        """F at the ends, traced anew."""
+        return self._compile("flat", functions, None, None, False, True)
+
+    def load(self, arrays, plain=False):
+        """Rows of the host arrays -> (ends, side) on the device; `plain` for a few rows once."""
         fed = [self.backend.send(self._feed(i, a)) for i, a in enumerate(arrays)]
         ends = [fed[i] for i in self.moving]
         if self.readings:
-            ends += self.compiled("read", ())(fed)
+            read = (self.plain("read") if plain else None) or self.compiled("read", ())
+            ends += read(fed)
         return ends, [fed[i] for i in self.held]
 
     def holds_ids(self, leaf):
         """Whether an input holds ids, which do not move themselves."""
-        readers = [r.place.layer for r in self.readings if leaf in r.leaves]
-        return self.kinds[leaf] in "iu" or any(isinstance(x, keras.layers.Embedding) for x in readers)
+        read = any(r.place in self.lookups for r in self.readings if leaf in r.leaves)
+        return read or self.kinds[leaf] in "iu" + TEXT
 
     def load_one(self, leaf, array):
         """Rows of one of the arrays on the device."""
@@ -488,54 +541,18 @@ class Oracle:
 
     @property
     def opaque(self):
-        """Whether the model is compiled by others, so that its operations cannot be seen."""
+        """Whether its operations cannot be seen, others having compiled it, or take no two rows, as a cell does."""
         scripts = {"ScriptModule", "ScriptFunction"} & {kind.__name__ for kind in type(self.model).__mro__}
-        return bool(scripts) or hasattr(self.model, "pull") or hasattr(self.model, "python_function")
+        return bool(scripts) or self.fill == 1 or hasattr(self.model, "pull") or hasattr(self.model, "python_function")
 
     # ---- looking at the model once -----------------------------------------------------------------------------
 
-    def _find_readings(self, places, first):
-        """Which leaves each call of a layer reads, found by changing the leaves one at a time."""
-        kinds = {}
-
-        def inputs(leaves):
-            befores = {Place(p.layer, "input"): [] for p in places}
-            seen = {p: [] for p in places} | befores
-            self._call(leaves, seen=seen)
-            for p in places:
-                kinds[p] = [(y.shape, _dtype(y)) if ops.is_tensor(y) else None for y in seen[p]]
-            taken = [
-                [x for x in tree.flatten(passed) if ops.is_tensor(x)]  # an output too: a layer has more than one input
-                for p in places
-                for passed in zip(seen[Place(p.layer, "input")], seen[p], strict=True)
-            ]
-            kinds[None] = [len(xs) for xs in taken]
-            return [x for xs in taken for x in xs]
-
-        compiled = self.backend.compile(inputs, self.variables)
-
-        def ask(leaves):
-            found = iter([self.backend.host(x) for x in compiled([ops.convert_to_tensor(x) for x in leaves])])
-            return [list(itertools.islice(found, n)) for n in kinds[None]]
-
-        with self.backend.inference(self.model):
-            base = ask(first)
-            changed = [
-                [
-                    not all(map(np.array_equal, before, after))
-                    for before, after in zip(base, ask(elsewhere(first, [i])), strict=True)
-                ]
-                for i in range(len(first))
-            ]
-        calls = [(p, k) for p in places for k in range(len(kinds[p]))]
-        for c, (place, k) in enumerate(calls):
-            feeding = [i for i in range(len(first)) if changed[i][c]]
-            readers = tuple(i for i in feeding if self.roles[i] != FIXED)
-            if not readers:
-                continue
-            shape, dtype = _row(place, kinds[place][k])
-            self.readings.append(Reading(place, k, shape, dtype, readers, len(feeding) > len(readers)))
-            self._dtypes[place, k] = dtype
+    def _find_readings(self, places, first, leaves):
+        """Which calls of some layers move in place of the inputs that they read; these do not move themselves."""
+        layers = operations(self.model)
+        variants = [[self._feed(i, x) for x in _variants(leaf.array, layers)] for i, leaf in enumerate(leaves)]
+        self.readings = embedding_inputs.find(self, places, first, variants, self.lookups)
+        self._dtypes = {(r.place, r.call): r.dtype for r in self.readings}
         for i in {i for r in self.readings for i in r.leaves}:
             self.roles[i] = "read"
 
@@ -546,7 +563,7 @@ class Oracle:
             self._call(leaves, seen=seen)
             for p in places:
                 for k, y in enumerate(seen[p]):
-                    self.inner.append(Reading(p, k, *_row(p, (y.shape, _dtype(y)) if ops.is_tensor(y) else None)))
+                    self.inner.append(Reading(p, k, *row_of(p, (y.shape, _dtype(y)) if ops.is_tensor(y) else None)))
             return []
 
         with self.backend.inference(self.model):
@@ -588,13 +605,45 @@ class Oracle:
                     "choose one layer with layer=."
                 )
 
+    def no_embedding(self, i):
+        """What to say of an integer input that no gradient reaches, and what to do about it."""
+        name, found = self.names[i], []
+        layers = [Place(x, name=x.name) for x in operations(self.model)]
+
+        def look(leaves):
+            seen = {Place(p.layer, side): [] for p in layers for side in ("input", "output")}
+            self._call(leaves, seen=seen)
+            for p in layers:
+                fed, made = (seen[Place(p.layer, side)] for side in ("input", "output"))
+                floats = [ops.is_tensor(y) and keras.backend.is_float_dtype(_dtype(y)) for y in made]
+                if floats and all(floats) and not any(p == r.place for r in self.readings):
+                    whole = all(ops.is_tensor(x) and not keras.backend.is_float_dtype(_dtype(x)) for x in fed)
+                    found.append((not whole, len(found), p.name))
+
+        with self.backend.inference(self.model):
+            self.backend.trace(look, self._given)
+        advice = ["explain a function of the floats that the model makes of it, as a one-hot code"]
+        if found:
+            advice = [f"name the layer that makes floats of it, as layer={min(found)[2]!r}"]
+        if len(self.names) > 1:
+            advice.append(f'hold it still with baseline={{{name!r}: "fixed"}}')
+        advice, kind = ", or ".join(advice), "text" if self.kinds[i] == "U" else "integer"
+        return (
+            f"Expected an Embedding to read the {kind} input {name!r}, received a model in which none does, so no path "
+            f"leads to it. {advice[0].upper()}{advice[1:]}."
+        )
+
     def _settle_integers(self, leaves):
-        """Integers that no layer reads are features like any other, unless the model declares them to be integers."""
-        for i, leaf in enumerate(leaves):
-            if self.roles[i] == "integer" and leaf.declared and not keras.backend.is_float_dtype(leaf.declared):
-                raise TypeError(no_embedding(leaf.name))
-            if self.roles[i] == "integer":
-                self.roles[i] = "moves"
+        """Integers that no layer reads are features like any other, unless the model declares them to be integers.
+
+        Those are masks, lengths or segments, and held still beside what can be explained.
+        """
+        unread = [i for i, role in enumerate(self.roles) if role == "integer"]
+        whole = [i for i in unread if (d := leaves[i].declared) and not keras.backend.is_float_dtype(d)]
+        for i in unread:
+            self.roles[i] = FIXED if i in whole else "moves"
+        if whole and all(role == FIXED for role in self.roles):
+            raise TypeError(self.no_embedding(whole[0]))
 
     def _survey(self, first):
         """Layout of the outputs and elements that a row's forward pass produces, from one row's shapes."""
@@ -637,7 +686,7 @@ class Oracle:
             if not len(x.shape) or x.shape[0] not in (1, None):
                 raise ValueError(
                     f"Expected output {name!r} with one row for each row of the inputs, received shape "
-                    f"{tuple(x.shape)} for one row. Keep the batch axis first."
+                    f"{tuple(x.shape)} for one row. Keep the batch axis first; {BESIDE}."
                 )
             outputs.append(Output(name, tuple(int(s) for s in x.shape[1:]), start))
             dtypes.append(_dtype(x))
@@ -694,8 +743,10 @@ def parts(node):
     return list({id(op): op for op in inner if not isinstance(op, keras.layers.InputLayer)}.values())
 
 
-def embeddings(model):
-    return [layer for layer in operations(model) if isinstance(layer, keras.layers.Embedding)]
+def lookups(model):
+    """The outputs of every layer that looks up vectors for ids: Embeddings of Keras, and the framework's own."""
+    own = [Place(x, name=x.name) for x in operations(model) if isinstance(x, keras.layers.Embedding)]
+    return own + [Place(x, name=name) for name, x in backends.active().lookups([model, *operations(model)])]
 
 
 def activations(model):
@@ -710,9 +761,15 @@ def activations(model):
 
 
 def path_dtype(model, leaves):
-    """float64 if the model computes in it, else float32: half precision would merge neighbouring path points."""
+    """float64 if the model computes in it anywhere, else float32: half precision would merge neighbouring path points.
+
+    A model computes in the dtypes of its weights and layers, and of the inputs that it declares; a function in those
+    of its data.
+    """
     if isinstance(model, keras.Layer):
-        kinds = {v.dtype for v in model.weights} | {model.compute_dtype}
+        layers = [x for x in (model, *operations(model)) if isinstance(x, keras.Layer)]
+        kinds = {v.dtype for v in model.weights} | {layer.compute_dtype for layer in layers}
+        kinds |= {leaf.declared for leaf in leaves}
     elif hasattr(model, "parameters"):
         kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
     else:
@@ -750,28 +807,16 @@ def calling_convention(model, structure):
 
 
 def labels(places):
-    """A name for each place of a list, in which a place stands once for each call."""
-    calls = Counter()
-    found = []
+    """A name for each place of a list, in which a place stands once for each call; places may share a name."""
+    names, calls, found = Counter(p.name for p in places), Counter(), []
     for p in places:
-        found.append(f"{p.name}[{calls[p]}]" if places.count(p) > 1 else p.name)
-        calls[p] += 1
+        found.append(f"{p.name}[{calls[p.name]}]" if names[p.name] > 1 else p.name)
+        calls[p.name] += 1
     return found
 
 
 def _at(readings, tensors):
     return {(r.place, r.call): x for r, x in zip(readings, tensors, strict=True)}
-
-
-def _row(place, kind):
-    """Shape and dtype of one row of what passes a place."""
-    shape, dtype = kind or (None, None)
-    if kind is None or not len(shape) or shape[0] != 1 or not keras.backend.is_float_dtype(dtype):
-        raise ValueError(
-            f"Expected one tensor of floats with a row for each row at the {place.side} of layer {place.name!r}; "
-            f"received shape {shape} of {dtype}. Choose a layer before or after it."
-        )
-    return tuple(shape[1:]), dtype
 
 
 def _refuse_unread(places, readings):
@@ -781,6 +826,23 @@ def _refuse_unread(places, readings):
                 f"Expected layer {place.name!r} to be called with what comes of an input that moves, received one "
                 'that is not. Choose another layer, or let its inputs move (baseline="fixed" holds them still).'
             )
+
+
+def _differ(found, rows):
+    """Whether two numbers of rows differ, as far as they are known: a graph may hold them open."""
+    return isinstance(found, int) and isinstance(rows, int) and found != rows
+
+
+def _refuse_text(leaves):
+    for leaf in leaves:
+        if leaf.array.dtype.kind in TEXT:
+            try:
+                ops.convert_to_tensor(leaf.array[:1])
+            except Exception as error:
+                raise TypeError(
+                    f"Expected numbers for input {leaf.name!r}, received text, for which {keras.config.backend()} has "
+                    "no tensors. Look it up outside the model, and pass the numbers."
+                ) from error
 
 
 def len_of(x):
@@ -800,16 +862,21 @@ def elsewhere(leaves, which):
     return [_neighbour(x) if i in which else x for i, x in enumerate(leaves)]
 
 
+def _variants(array, layers):
+    """Rows of other, equally valid, values, beginning with what is likeliest to be read differently."""
+    row, others = array[:1], [array[k : k + 1] for k in range(1, min(4, len(array)))]
+    if array.dtype.kind == "U":
+        known = [x.get_vocabulary() for x in layers if hasattr(x, "get_vocabulary")]
+        words = ["", *(word for all_of_it in known for word in (*all_of_it[-3:], " ".join(map(str, all_of_it[-9:]))))]
+        return [np.full_like(row, word, dtype=f"U{max(1, len(str(word)))}") for word in words] + others
+    smaller = [row // 2, 0 * row] if array.dtype.kind in "iu" else []
+    return [_neighbour(row), *smaller, *others]
+
+
 def _neighbour(x):
+    if x.dtype.kind in TEXT:
+        return np.char.add(x, x.dtype.type("_" if x.dtype.kind == "U" else b"_"))
     return ~x if x.dtype.kind == "b" else np.where(x > 0, x - 1, x + 1).astype(x.dtype)
-
-
-def no_embedding(name):
-    return (
-        f"Expected an Embedding to read the integer input {name!r}, received a model in which none does, so no path "
-        "leads to it. Name the layer that reads it with layer=, or hold it still with "
-        f'baseline={{{name!r}: "fixed"}}.'
-    )
 
 
 def _not_differentiable(received):

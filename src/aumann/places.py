@@ -1,5 +1,7 @@
 """Places inside a model, as a user names them: by a layer, its name, or a path through the models that hold it."""
 
+from dataclasses import dataclass
+
 import keras
 
 from aumann.intercept import Place
@@ -58,6 +60,39 @@ def find_all(model, wanted):
     if not given:
         raise ValueError("Expected layer= to name at least one layer, received an empty list. Leave it out.")
     return list(dict.fromkeys(find(model, each) for each in given))
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a layer stands in the walk through a model, which is the same in a copy of the model."""
+
+    number: int
+    side: str
+    name: str
+
+
+def addresses(model, places):
+    """A place, or several, by where they stand in a Keras model, whose layers a copy does not share; else as they are.
+
+    A module of torch is copied together with its parts.
+    """
+    if isinstance(places, (list, tuple)):
+        return type(places)(addresses(model, p) for p in places)
+    if not isinstance(places, Place) or not isinstance(model, keras.Layer):
+        return places
+    layers = [model, *(layer for *_, layer in _walk(model))]
+    number = next((i for i, layer in enumerate(layers) if layer is places.layer), None)
+    return places if number is None else Address(number, places.side, places.name)
+
+
+def at_addresses(model, places):
+    """The places in another copy of the model."""
+    if isinstance(places, (list, tuple)):
+        return type(places)(at_addresses(model, p) for p in places)
+    if not isinstance(places, Address):
+        return places
+    layers = [model, *(layer for *_, layer in _walk(model))]
+    return Place(layers[places.number], places.side, places.name)
 
 
 def _ends(path, name):

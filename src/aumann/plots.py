@@ -1,6 +1,7 @@
 """Pictures of an explanation: bars for tables, heat maps for images, coloured positions for text and series.
 
-Red raises the prediction and blue lowers it, in every picture. Figures are built without pyplot, so they need no
+Red raises the prediction and blue lowers it; values that do not add up to it are drawn with a title that says so, and
+red is positive, blue negative. Figures are built without pyplot, so they need no
 display and leave no state behind; a notebook shows the returned figure by itself.
 """
 
@@ -19,11 +20,21 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from aumann.explanation import channel_axis, embedded, feature_labels, replacing, token_text, walk
+from aumann.explanation import (
+    INCOMPLETE,
+    channel_axis,
+    data_at,
+    embedded,
+    feature_labels,
+    token_text,
+    walk,
+)
+from aumann.storage import replacing
 
 MAP = colormaps["RdBu_r"]
 RED, BLUE = MAP(0.85), MAP(0.15)
 MEANING = "value (red raises, blue lowers)"
+SIGN = "value (red positive, blue negative)"  # of a method that is not complete
 TOP = 20  # bars of a table, besides the rest
 LABEL = 32  # characters of a feature's name
 READABLE = 60  # positions that still have room for a label
@@ -53,7 +64,7 @@ def plot(explanation, path=None, *, rows=None, max_rows=8, max_targets=10, kind=
     Rows with one feature axis become bars, the largest 20 by magnitude. Images stand beside their heat maps, summed
     over channels, with one scale for all targets of a row that ends at the 99.5th percentile of the magnitudes. Token
     ids and series become bars over positions or, where these are too many to read, the input over a coloured
-    background.
+    background. Of hypothetical contributions the row's own letters are drawn, which are what the position contributes.
 
     Args:
         explanation: an `aumann.Explanation`.
@@ -75,10 +86,16 @@ def plot(explanation, path=None, *, rows=None, max_rows=8, max_targets=10, kind=
     if not shown.size:
         raise ValueError(f"Expected at least one of {len(explanation)} rows; received {rows!r}. Select a row.")
     names, several = explanation.names.get("features"), explanation.several
+    meaning = MEANING if explanation.complete else SIGN
     targets = min(max_targets, explanation.prediction.shape[1]) if several else 1
     leaves = []
-    for name, value, data, features, wanted in walk(explanation.values, explanation.inputs, names, kind):
+    mirrors = explanation.inputs, names, explanation.names.get("axes"), kind
+    for name, value, data, features, axes, wanted in walk(explanation.values, *mirrors):
         row = value.shape[explanation.prediction.ndim :]
+        if axes is None and hypothetical(explanation) and value.shape[explanation.prediction.ndim :] == data.shape[1:]:
+            value = value * (data[:, None] if several else data)
+        data = data_at(row, data, axes)
+        data = np.zeros((len(explanation), 0)) if data is None else data  # nothing to be shown beside the values
         leaves.append((name, value, data, features, _panel(wanted, row, data, features, vocabulary)))
 
     widths = [panel.width for *_, panel in leaves for _ in range(targets + panel.shows_input)]
@@ -89,9 +106,9 @@ def plot(explanation, path=None, *, rows=None, max_rows=8, max_targets=10, kind=
         for name, value, data, features, panel in leaves:
             axes = [next(line) for _ in range(targets + panel.shows_input)]
             values = value[i, :targets] if several else value[i][None]
-            panel.draw(figure, axes, values, data[i], features, vocabulary)
+            panel.draw(figure, axes, values, data[i], features, vocabulary, meaning)
             if panel.shows_input:
-                _title(axes[0], [" · ".join(filter(None, (f"row {i}", name)))])
+                _title(axes[0], [" · ".join(filter(None, (f"row {explanation.rows[i]}", name)))])
             for k, ax in enumerate(axes[panel.shows_input :]):
                 share = values[k].sum(dtype=np.float64) if len(leaves) > 1 else None
                 _title(ax, _accounts(explanation, (i, k) if several else (i,), name, share))
@@ -106,21 +123,30 @@ def plot(explanation, path=None, *, rows=None, max_rows=8, max_targets=10, kind=
 
 def _accounts(explanation, place, name, share):
     """Returns the lines over a panel: what is explained, and how the sum of the values compares to it."""
-    target = f"target {explanation.targets[place[1] if explanation.several else 0]}" if explanation.targets else ""
+    target = f"target {explanation.target_at(place)}" if explanation.targets else ""
     total = sum(value[place].sum(dtype=np.float64) for _, value in walk(explanation.values))
     missed = explanation.converged is not None and not np.all(explanation.converged[place[0]])
     lines = [
-        " · ".join(filter(None, (f"row {place[0]}", name, target))),
+        " · ".join(filter(None, (f"row {explanation.rows[place[0]]}", name, target))),
         f"prediction {explanation.prediction[place]:.4g}, base value {explanation.base_value[place]:.4g}",
-        f"sum {total:.4g}, residual {explanation.residual[place]:.1e}",
     ]
+    if not explanation.complete:
+        note = "the row's own letters of hypothetical contributions" if hypothetical(explanation) else None
+        return lines + [*INCOMPLETE.split(": ")] + [note] * bool(note) + ["not converged"] * missed
+    lines.append(f"sum {total:.4g}, residual {explanation.residual[place]:.1e}")
     if share is not None:
         lines.append(f"of which {name} {share:.4g}")
     return lines + ["not converged"] * missed
 
 
+def hypothetical(explanation):
+    """Whether values are what each letter would be worth, there or not."""
+    told = explanation.provenance
+    return "HypotheticalContributions" in (told.get("method"), (told.get("smooth") or {}).get("of"))
+
+
 def _title(ax, lines):
-    ax.set_title("\n".join(_short(line, 44) for line in lines), fontsize=8, parse_math=False)
+    ax.set_title("\n".join(_short(line, 52) for line in lines), fontsize=8, parse_math=False)
 
 
 def _short(text, limit):
@@ -162,7 +188,7 @@ def _scale(values):
     return (np.percentile(finite, 99.5) or finite.max() or 1.0) if finite.size else 1.0
 
 
-def _bars(figure, axes, values, data, features, vocabulary):
+def _bars(figure, axes, values, data, features, vocabulary, meaning):
     row = values.shape[1:]
     labels = [_short(label, LABEL) for label in feature_labels(features, row)]
     if data.shape == row:
@@ -180,7 +206,7 @@ def _bars(figure, axes, values, data, features, vocabulary):
         ax.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set_xlabel(MEANING, fontsize=8)
+        ax.set_xlabel(meaning, fontsize=8)
         _ticks(ax.xaxis, 5)
 
 
@@ -188,7 +214,7 @@ def _entry(x):
     return f"{x:.4g}" if np.issubdtype(np.asarray(x).dtype, np.floating) else _short(x, 12)
 
 
-def _image(figure, axes, values, data, features, vocabulary):
+def _image(figure, axes, values, data, features, vocabulary, meaning):
     heat = values.sum(1 + channel_axis(values.shape[1:])) if values.ndim == 4 else values
     limit = _scale(heat)
     if data.ndim in (2, 3):
@@ -198,7 +224,7 @@ def _image(figure, axes, values, data, features, vocabulary):
     for ax in axes:
         ax.set_xticks([])
         ax.set_yticks([])
-    _colour_bar(figure, drawn, axes[-1])
+    _colour_bar(figure, drawn, axes[-1], meaning)
 
 
 def _pixels(data):
@@ -213,7 +239,7 @@ def _pixels(data):
     return (data - low) / (high - low or 1)
 
 
-def _sequence(figure, axes, values, data, features, vocabulary):
+def _sequence(figure, axes, values, data, features, vocabulary, meaning):
     row, ids = values.shape[1:], data.dtype.kind in "iu"
     axis = 0 if features is not None or data.ndim < len(row) else int(np.argmax(row))
     heat = np.moveaxis(values, 1 + axis, 1).reshape(len(values), row[axis], -1).sum(-1)
@@ -229,7 +255,7 @@ def _sequence(figure, axes, values, data, features, vocabulary):
         else:
             ax.bar(range(length), one, color=[RED if x > 0 else BLUE for x in one])
             ax.axhline(0, color="black", linewidth=0.8)
-            ax.set_ylabel(MEANING, fontsize=7)
+            ax.set_ylabel(meaning, fontsize=7)
         _ticks(ax.yaxis, 5)
         ax.set_xlim(-0.5, length - 0.5)
         if length <= READABLE:
@@ -238,7 +264,7 @@ def _sequence(figure, axes, values, data, features, vocabulary):
             _ticks(ax.xaxis, 8)
             ax.set_xlabel("position", fontsize=8)
     if series:
-        _colour_bar(figure, drawn, axes[-1])
+        _colour_bar(figure, drawn, axes[-1], meaning)
 
 
 def _coloured_lines(ax, values, lines, limit):
@@ -255,9 +281,9 @@ def _ticks(axis, count):
     axis.set_tick_params(labelsize=7)
 
 
-def _colour_bar(figure, drawn, ax):
+def _colour_bar(figure, drawn, ax, meaning):
     bar = figure.colorbar(drawn, ax=ax, extend="both", fraction=0.05)
-    bar.set_label(MEANING, fontsize=7)
+    bar.set_label(meaning, fontsize=7)
     _ticks(bar.ax.yaxis, 5)
 
 

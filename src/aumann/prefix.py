@@ -83,7 +83,7 @@ class Laid(Oracle):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.prefix = find(self)
+        self.prefix = find(self) if self.fill is None else None
 
     def lays(self, paths, credit, baselines, points, targets=1):
         """Whether paths with so many points in a batch, from so many baselines, are laid behind the prefix.

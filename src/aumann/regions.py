@@ -82,27 +82,38 @@ def xrai(explanation, segments=None, *, input=None, channels="sum", fast=False, 
         raise ValueError(f"Expected least as a fraction of the image in [0, 1); received {least!r}. Try 0.001.")
     path = input_path(explanation, input, lambda row: len(row) in (2, 3), "an image")
     lead, names = explanation.prediction.shape, explanation.names.get("features")
-    values, features = [], []
-    for where, value, data, named in walk(explanation.values, explanation.inputs, names):
+    values, features, axes = [], [], []
+    mirrors = explanation.inputs, names, explanation.names.get("axes")
+    for where, value, data, named, own in walk(explanation.values, *mirrors):
         if where == path:
             row = value.shape[len(lead) :]
             first = len(row) == 3 and channel_axis(row) == 0
             pixels = value.astype(np.float64)
             if len(row) == 3:
                 pixels = CHANNELS[channels](pixels, axis=len(lead) + (0 if first else 2))
+                own = [1, 2] if first else [0, 1]
             masks = _masks(segments, data, pixels.shape[len(lead) :])
             density, ranks = _ranked(pixels, masks, least, fast)
             value, named = density.astype(value.dtype), None if first else named
         values.append(value)
         features.append(named)
+        axes.append(own)
     told = {"segments": "felzenszwalb" if segments is None else "given", "channels": channels, "fast": bool(fast)}
     ordered = dataclasses.replace(
         explanation,
         values=rebuild(explanation.values, values),
         residual=sum(v.sum(tuple(range(len(lead), v.ndim)), dtype=np.float64) for v in values)
         - (explanation.prediction - explanation.base_value),
-        names={**explanation.names, "features": rebuild(explanation.values, features)},
-        provenance={**explanation.provenance, "regions": {"method": "XRAI", **told, "least": float(least)}},
+        names={
+            **explanation.names,
+            "features": rebuild(explanation.values, features),
+            "axes": rebuild(explanation.values, axes),
+        },
+        provenance={
+            **explanation.provenance,
+            "regions": {"method": "XRAI", **told, "least": float(least)},
+            **({} if channels == "sum" else {"complete": False}),
+        },
     )
     ranks.flags.writeable = False
     return Regions(ordered, ranks)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aumann.explanation import input_path, replacing, walk
+from aumann.explanation import input_path, walk
+from aumann.storage import replacing
 
 LETTERS = 4
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from aumann import tables
 from aumann.call import CompletenessWarning, ToleranceWarning, fingerprint
 from aumann.core.baselines import FIXED
 from aumann.core.spread import Spread
@@ -35,7 +36,8 @@ class Smooth:
     Args:
         explainer: a method of this library, as `aumann.IntegratedGradients(model)`.
         noise: its standard deviation: a number, relative to the range (max − min) of each row of each input; an
-            array that broadcasts to a row, in the units of the input (for tables, whose columns have their own);
+            array that broadcasts to a row, in the units of the input (for tables, whose columns have their own; a
+            Series is matched by name);
             for several inputs also a list or dict of those, in which 0, or no entry, leaves an input as it is.
             Integers and inputs that are held still get none.
         samples: draws of the noise, at least 2.
@@ -107,6 +109,8 @@ class Smooth:
         """For each leaf the standard deviations of its noise, (n or 1, *1 or row), or None."""
         names = call.oracle.names
         given, several = self.noise, len(names) > 1
+        if several and tables.heads(given) is not None:
+            given = tables.by_input(given, names)
         if isinstance(given, dict):
             if unknown := set(given) - set(names):
                 raise ValueError(
@@ -125,8 +129,8 @@ class Smooth:
             each = [given] * len(names)
         floats = [a.dtype.kind == "f" and r != FIXED for a, r in zip(call.arrays, call.oracle.roles, strict=True)]
         scales = [
-            _scale(noise, a, name) if moves else None
-            for noise, a, name, moves in zip(each, call.arrays, names, floats, strict=True)
+            _scale(noise, a, leaf.name, leaf.features) if moves else None
+            for noise, a, leaf, moves in zip(each, call.arrays, call.leaves, floats, strict=True)
         ]
         if not any(s is not None and s.any() for s in scales):
             held = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in zip(names, call.arrays, strict=True))
@@ -221,9 +225,11 @@ def _warn(text, category):
     warnings.warn(text, category, stacklevel=5)
 
 
-def _scale(noise, array, name):
-    """Standard deviations of the noise on an array, that broadcast to it."""
-    sigma = np.asarray(noise)
+def _scale(noise, array, name, columns=None):
+    """Standard deviations of the noise on an array, that broadcast to it, along its columns where both have names."""
+    own, sigma = tables.heads(noise), np.asarray(noise)
+    if None not in (own, columns):
+        sigma = sigma[..., tables.order(own, columns, f"noise for input {name!r}")]
     if sigma.dtype.kind not in "iuf" or not (np.isfinite(sigma) & (sigma >= 0)).all():
         raise ValueError(
             f"Expected noise ≥ 0 for input {name!r}, received {noise!r:.80}. Give a number, relative to the range of "

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from aumann import inputs
+from aumann import inputs, tables
 from aumann.core import baselines
 
 
-def resolve(oracle, paths, structure, arrays, baseline):
+def resolve(oracle, paths, structure, leaves, baseline):
     """The starts of all paths of a call.
 
     Args:
         oracle: whose points they are: inputs that move, then what layers read.
         paths: one for each point, some of which have starts of their own.
         structure: of the inputs.
-        arrays: of each leaf (n, *row).
+        leaves: of the inputs, whose columns a table is matched with by name.
         baseline: as `explain` is given it.
 
     Returns:
@@ -22,7 +22,8 @@ def resolve(oracle, paths, structure, arrays, baseline):
     Raises:
         ValueError, TypeError: it does not fit the inputs.
     """
-    given, weights = _split(oracle, structure, arrays, baseline)
+    arrays = [leaf.array for leaf in leaves]
+    given, weights = _split(oracle, structure, leaves, baseline)
     rows, points, below = len(arrays[0]), [], {}
     for i in oracle.moving:
         value, is_set = given[i]
@@ -35,47 +36,69 @@ def resolve(oracle, paths, structure, arrays, baseline):
     return baselines.together(points, weights, rows), below
 
 
-def _split(oracle, structure, arrays, baseline):
+def _split(oracle, structure, leaves, baseline):
     """A (value, is_set) for each leaf, and the weights of a set."""
-    kind = inputs.packing(structure, len(arrays))
-    if hasattr(baseline, "columns") and hasattr(baseline, "to_numpy"):
-        baseline = baseline.to_numpy()
+    kind = inputs.packing(structure, len(leaves))
     if isinstance(structure, (list, tuple)) and kind == "leaf" and isinstance(baseline, (list, tuple)):
         kind = "list"
+    arrays = [tables.named(leaf.array, leaf.features) for leaf in leaves]
     given, weights = baselines.split(baseline, oracle.names, kind, arrays)
     clean = []
-    for (value, is_set), role, name in zip(given, oracle.roles, oracle.names, strict=True):
+    for (value, is_set), role, leaf in zip(given, oracle.roles, leaves, strict=True):
         if role != baselines.FIXED and not (np.isscalar(value) or value is None or callable(value)):
-            value, _ = inputs.to_array(value, f"the baseline of input {name!r}")
+            what = f"the baseline of input {leaf.name!r}"
+            value = inputs.by_name(value, what, leaf.features, leaf.rows, is_set)
+            if role == "read" and value.dtype.kind in "iu":
+                _refuse_wrapped(value, leaf)
         clean.append((value, is_set))
     return clean, weights
+
+
+def _refuse_wrapped(ids, leaf):
+    """Ids that another whole number would stand for, in the dtype that the model reads."""
+    dtype = np.dtype(leaf.declared if leaf.declared and "int" in leaf.declared else leaf.array.dtype)
+    if dtype.kind in "iu" and ids.size:
+        least, most = int(ids.min()), int(ids.max())
+        if least < np.iinfo(dtype).min or most > np.iinfo(dtype).max:
+            raise ValueError(
+                f"Expected ids that {dtype} holds as the baseline of input {leaf.name!r}, received ids from {least} to "
+                f"{most}. Give ids of the model's vocabulary."
+            )
 
 
 def _read(oracle, k, reading, arrays, given):
     """The baseline of point k, which a layer reads: given there, or by leaf as inputs that it reads.
 
-    For integer ids a float constant is one of the layer, as of an Embedding; for floats a constant is one of the
-    input. Of several inputs that lead to a layer, each baseline is one of the input.
+    Where ids lead to the layer a float constant is one of the layer, as of an Embedding: 0.0 is its zero vector.
+    Otherwise a constant is one of the input. Several inputs that lead to a layer have one constant of the layer
+    together, or baselines of their own.
 
     Returns:
         (the baseline at the layer; by leaf those that were given as inputs and are no ids)
     """
     rows, fed = len(arrays[0]), {}
+    constants = {i: v for i in reading.leaves if (v := np.asarray(given[i][0])).shape == ()}
+    above = [i for i, v in constants.items() if oracle.holds_ids(i) and v.dtype.kind == "f"]
+    if above:
+        i, v = above[0], constants[above[0]]
+        if len(constants) < len(reading.leaves) or any(other != v for other in constants.values()):
+            raise ValueError(_one_of_two(oracle, reading, given))
+        return baselines.broadcast(given[i][0], given[i][1], reading.shape, rows, reading.place.name), {}
     for i in reading.leaves:
         value, is_set = given[i]
         array = np.asarray(value)
         row = arrays[i].shape[1:]
-        constant = array.shape == ()
-        ids = oracle.holds_ids(i)
-        above = constant and ids and array.dtype.kind == "f"
-        if len(reading.leaves) == 1 and (above or (not constant and array.shape[-len(row) :] != row)):
+        if len(reading.leaves) == 1 and i not in constants and array.shape[-len(row) :] != row:
             return baselines.broadcast(value, is_set, reading.shape, rows, oracle.names[i]), {}
-        if ids and array.dtype.kind == "f":
+        if oracle.holds_ids(i) and array.dtype.kind == "f":
             raise TypeError(
                 f"Expected integer token ids as the baseline of input {oracle.names[i]!r}, received dtype "
                 f"{array.dtype}. Give ids, or an array of the layer's own shape {reading.shape}."
             )
-        fed[i] = baselines.broadcast(value, is_set, row, rows, oracle.names[i])
+        texts, codes = np.unique(array, return_inverse=True) if oracle.kinds[i] == "U" else (None, value)
+        fed[i] = baselines.broadcast(codes, is_set, row, rows, oracle.names[i])
+        if texts is not None:
+            fed[i] = texts[fed[i]]
     n, m = np.broadcast_shapes(*(start.shape[:2] for start in fed.values()))
     n = rows if reading.mixed else n
     out = np.empty((n * m, *reading.shape), oracle.dtype)
@@ -83,9 +106,21 @@ def _read(oracle, k, reading, arrays, given):
         leaves = [x[pairs // m] for x in arrays]
         for i, start in fed.items():
             full = np.broadcast_to(start, (n, m, *leaves[i].shape[1:]))
-            leaves[i] = full[pairs // m, pairs % m].astype(leaves[i].dtype)
+            leaves[i] = full[pairs // m, pairs % m]
+            if oracle.kinds[i] != "U":  # whose dtype is a length
+                leaves[i] = leaves[i].astype(arrays[i].dtype)
         out[pairs[:real]] = oracle.backend.host(oracle.load(leaves)[0][k])[:real]
     return out.reshape(n, m, *reading.shape), {i: start for i, start in fed.items() if not oracle.holds_ids(i)}
+
+
+def _one_of_two(oracle, reading, given):
+    names = [oracle.names[i] for i in reading.leaves]
+    told = ", ".join(f"{np.asarray(given[i][0]).tolist()!r:.40} for {oracle.names[i]!r}" for i in reading.leaves)
+    return (
+        f"Expected one float constant of layer {reading.place.name!r} for all inputs that lead to it, {names}, or token "
+        f"ids for each of them; received {told} (0.0 where none was given). Give baseline=0.0 for the zero vector of "
+        f"the layer, or ids for every one of {names}."
+    )
 
 
 def _own(oracle, path, k, start, arrays):

@@ -7,6 +7,8 @@ Each offers the same handful of functions:
     dynamic(cells, way)               whether a compiled function takes a new number of rows without compiling again
     compile(fn, variables, way)       fn of lists of tensors, compiled; Keras variables are read, never written; its
                                       `ways` are the names of how it has been run
+    plain(fn, variables)              fn run as it is written, once or twice; None where compiling it is quicker
+    constants(fn, rows, *arrays)      numbers that a trace of fn for so many rows writes down once and for all
     trace(fn, *arrays)                run fn, on shapes alone where the framework can -> the Keras variables it read
     gradients(fn, points)             fn(points) -> (rows, k) and, for each point and column, d Σ column / d point
     curvatures(fn, point, chosen)     rows of the Hessian of fn: (rows, n) -> (rows, k), as (rows, k, chosen, n)
@@ -20,9 +22,13 @@ Each offers the same handful of functions:
     devices()                         names of the devices there are, such as "gpu:0", those the framework prefers first
     on(device, kept)                  a context of one thread: tensors land on a device, and what is compiled reads
                                       copies of the variables there, which `kept`, a dict, holds on to
+    lookups(layers)                   (path, module) of the framework's own modules inside that look up vectors for ids
+    outside(layers)                   handlers for `intercepted` of those that cannot be compiled with the rest
     send(array)                       rows of a NumPy array as what is compiled takes them
     host(array)                       a tensor of the framework as a NumPy array
     owns(x)                           whether x is a tensor of the framework
+    symbolic(x)                       whether it is one of a function that is being traced, and has no numbers
+    staging()                         whether a function is being traced, inside of which nothing has numbers
     widest()                          the widest float it computes in as it is configured
     out_of_memory(error)              whether that is what the error says
     free()                            bytes of the device's memory that are free, None where it does not tell

@@ -5,6 +5,9 @@ import contextlib
 import jax
 import keras
 import numpy as np
+from jax.dtypes import canonicalize_dtype
+from jax.extend.core import jaxpr_as_fun
+from keras.src.utils.backend_utils import TFGraphScope
 
 from aumann.backends import Reads, copies, jax_secants, main_memory, tracing
 from aumann.backends.jax_secants import operate as operate
@@ -47,6 +50,20 @@ def trace(fn, *arrays):
     return list(reads.variables.values())
 
 
+def plain(fn, variables):
+    """None: each operation would be compiled for itself."""
+    return None
+
+
+def constants(fn, rows, *args):
+    def shaped(array):
+        return jax.ShapeDtypeStruct((rows, *array.shape[1:]), array.dtype)
+
+    with keras.StatelessScope():  # a new function each time, since traces are kept
+        closed = jax.make_jaxpr(lambda *args: fn(*args))(*jax.tree.map(shaped, args))
+    return [*closed.consts, *jax_secants.literals(closed.jaxpr)]
+
+
 def gradients(fn, points):
     values, pull = jax.vjp(fn, points)
     eye = np.eye(values.shape[1])
@@ -74,7 +91,27 @@ def secants(fn, points):
 
 
 def push(fn, points, directions):
-    return jax.jvp(fn, (points,), (directions,))
+    """Forward mode; where a function has a backward of its own and no forward, the transpose of the pull."""
+
+    def forward(points, directions):
+        return jax.jvp(fn, (points,), (directions,))
+
+    closed, shape = jax.make_jaxpr(forward, return_shape=True)(points, directions)
+    if not _calls(closed.jaxpr, "custom_lin"):
+        found = jaxpr_as_fun(closed)(*jax.tree.leaves((points, directions)))
+        return jax.tree.unflatten(jax.tree.structure(shape), found)
+    values, pull = jax.vjp(fn, points)
+    _, along = jax.vjp(lambda slopes: pull(slopes)[0], [jax.numpy.zeros_like(y) for y in values])
+    return values, along(directions)[0]
+
+
+def _calls(jaxpr, name):
+    """Whether an operation of that name is anywhere in a jaxpr."""
+    inside = [v for e in jaxpr.eqns for p in e.params.values() for v in (p if isinstance(p, (list, tuple)) else [p])]
+    bodies = [getattr(v, "jaxpr", v) for v in inside]
+    return any(e.primitive.name == name for e in jaxpr.eqns) or any(
+        _calls(body, name) for body in bodies if hasattr(body, "eqns")
+    )
 
 
 def kinked(fn, points, variables):
@@ -119,6 +156,35 @@ def on(device, kept):
     return here()
 
 
+def lookups(layers):
+    """Keras has its own."""
+    return []
+
+
+# Of Keras, they compute with TensorFlow on every backend, which no trace of JAX can follow.
+OUTSIDE = keras.layers.IntegerLookup, keras.layers.Hashing, keras.layers.HashedCrossing
+
+
+def outside(layers):
+    return {(layer, "call"): _on_host for layer in layers if isinstance(layer, OUTSIDE)}
+
+
+def _on_host(original, *args, **kwargs):
+    """What ids are looked up, by a callback: no gradient passes there."""
+    flat, shape = jax.tree.flatten((args, kwargs))
+    if not any(isinstance(x, jax.core.Tracer) for x in flat):
+        return original(*args, **kwargs)
+
+    def look_up(*arrays):
+        args, kwargs = jax.tree.unflatten(shape, map(np.asarray, arrays))
+        with TFGraphScope():  # what it makes stays a tensor of TensorFlow: a callback must not call JAX
+            return jax.tree.map(lambda y: np.asarray(y, canonicalize_dtype(y.dtype.name)), original(*args, **kwargs))
+
+    blank = [np.zeros(np.shape(x), x.dtype if hasattr(x, "dtype") else None) for x in flat]
+    specs = jax.tree.map(lambda y: jax.ShapeDtypeStruct(y.shape, y.dtype), look_up(*blank))
+    return jax.pure_callback(look_up, specs, *flat)
+
+
 def send(array):
     """On CPU what is compiled takes NumPy's arrays as they are; a small MLP then takes 0.85 of the time."""
     return array if jax.default_backend() == "cpu" else jax.numpy.asarray(array)
@@ -134,6 +200,14 @@ def widest():
 
 def owns(x):
     return isinstance(x, jax.Array)
+
+
+def symbolic(x):
+    return isinstance(x, jax.core.Tracer)
+
+
+def staging():
+    return isinstance(jax.numpy.zeros(()), jax.core.Tracer)
 
 
 def out_of_memory(error):

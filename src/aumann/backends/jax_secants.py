@@ -5,17 +5,20 @@ finds unused (a forward at the middle of a cell, for an operation whose derivati
 """
 
 import jax
+import numpy as np
 from jax import lax
 from jax.extend import core as extend
 
+from aumann.backends import jax_rows as rows_of
+from aumann.backends.jax_rows import LOST
 from aumann.core import secant
 
 Literal = extend.Literal
 
 # Operations of one tensor, entry by entry, whose secant is worth taking.
 SMOOTH = set(
-    "exp exp2 log log1p expm1 tanh logistic erf erfc erf_inv sqrt rsqrt cbrt integer_pow square sin cos tan asin acos "
-    "atan sinh cosh asinh acosh atanh pow".split()
+    "exp exp2 log log1p expm1 tanh logistic erf erfc erf_inv sqrt rsqrt cbrt integer_pow square sin cos tan asin "
+    "acos atan sinh cosh asinh acosh atanh pow".split()
 )
 # Operations that an elementwise function may be made of, besides.
 ENTRYWISE = SMOOTH | set(
@@ -24,14 +27,24 @@ ENTRYWISE = SMOOTH | set(
 )
 # Operations that are affine in whatever moves: differentiated as ever.
 AFFINE = set(
-    "add sub neg add_any reduce_sum reshape transpose broadcast_in_dim concatenate slice pad squeeze expand_dims rev "
-    "convert_element_type copy real imag cumsum reduce_precision dynamic_slice split".split()
+    "add sub neg add_any reduce_sum reshape transpose broadcast_in_dim concatenate slice pad squeeze expand_dims "
+    "rev convert_element_type copy copy_p real imag complex conj fft cumsum reduce_precision dynamic_slice split "
+    "tile stack unstack dynamic_update_slice select_n scatter scatter-add reduce_window_sum optimization_barrier "
+    "device_put".split()
 )
 # Operations that are affine as long as one operand moves.
-PRODUCTS = {"mul", "dot_general", "conv_general_dilated"}
+PRODUCTS = {"mul", "dot_general", "conv_general_dilated", "ragged_dot_general"}
+# Operations of several entries that are smooth wherever they are finite. What stands in no table may hide a kink.
+JOINTLY = PRODUCTS | set(
+    "div pow reduce_prod cumprod cumlogsumexp lgamma digamma igamma igammac bessel_i0e bessel_i1e erf_inv "
+    "regularized_incomplete_beta polygamma zeta cholesky triangular_solve tridiagonal_solve lu "
+    "custom_linear_solve gather complex conj".split()
+)
 UNIT = "secant_"
-KINKS = set("max min abs clamp sign floor ceil round rem lt le gt ge top_k cond while".split())
+KINKS = set("max min abs clamp sign floor ceil round rem top_k nextafter atan2".split())
+STEPS = {"sign", "floor", "ceil", "round"}
 SELECTIONS = {"reduce_max", "reduce_min", "reduce_window_max", "reduce_window_min", "cummax", "cummin", "sort"}
+EXTREMES = {"scatter-max", "scatter-min", "scatter_max", "scatter_min"}
 
 
 def secants(fn, rows):
@@ -40,34 +53,80 @@ def secants(fn, rows):
     def run(points):
         closed, shape = jax.make_jaxpr(fn, return_shape=True)(points)
         flat = jax.tree.leaves(points)
-        outs = evaluate(closed.jaxpr, closed.consts, flat, [True] * len(flat), rows)
+        outs = evaluate(closed.jaxpr, closed.consts, flat, [0] * len(flat), rows)
         return jax.tree.unflatten(jax.tree.structure(shape), outs)
 
     return run
 
 
-def evaluate(jaxpr, consts, args, moving, rows):
-    """The outputs of a jaxpr, the operations of which are replaced where one of their inputs moves."""
-    flags = spread(jaxpr, moving)
+def evaluate(jaxpr, consts, args, axes, rows):
+    """The outputs of a jaxpr, the operations of which are replaced where one of their inputs moves.
+
+    Args:
+        axes: for each input the axis that counts the rows, or None for one that does not move (`jax_rows`).
+    """
+    places = spread(jaxpr, axes, rows)
     values = dict(zip(jaxpr.constvars, consts, strict=True)) | dict(zip(jaxpr.invars, args, strict=True))
 
     def read(v):
         return v.val if isinstance(v, Literal) else values[v]
 
     for eqn in jaxpr.eqns:
-        ins = [read(v) for v in eqn.invars]
-        moves = [not isinstance(v, Literal) and v in flags for v in eqn.invars]
-        values.update(zip(eqn.outvars, apply(eqn, ins, moves, rows), strict=True))
+        outs = apply(eqn, [read(v) for v in eqn.invars], _at(places, eqn.invars), _at(places, eqn.outvars), rows)
+        values.update(zip(eqn.outvars, outs, strict=True))
     return [read(v) for v in jaxpr.outvars]
 
 
-def spread(jaxpr, moving):
-    """The variables that move when some of the inputs do: floats that an operation makes of one that moves."""
-    flags = {v for v, moves in zip(jaxpr.invars, moving, strict=True) if moves}
+def spread(jaxpr, axes, rows):
+    """{variable: axis of the rows} of all that moves when some inputs do, whole numbers and truths included."""
+    places = {v: k for v, k in zip(jaxpr.invars, axes, strict=True) if k is not None}
     for eqn in jaxpr.eqns:
-        if eqn.primitive.name != "stop_gradient" and any(v in flags for v in eqn.invars if not isinstance(v, Literal)):
-            flags.update(v for v in eqn.outvars if jax.numpy.issubdtype(v.aval.dtype, jax.numpy.inexact))
-    return flags
+        ins = _at(places, eqn.invars)
+        if eqn.primitive.name != "stop_gradient" and any(k is not None for k in ins):
+            outs = _followed(eqn, ins, rows)
+            places.update((v, k) for v, k in zip(eqn.outvars, outs, strict=True) if k is not None)
+    return places
+
+
+def _at(places, variables):
+    return [None if isinstance(v, Literal) else places.get(v) for v in variables]
+
+
+def is_float(v):
+    return jax.numpy.issubdtype(v.aval.dtype, jax.numpy.inexact)
+
+
+def _followed(eqn, axes, rows):
+    """The axis of the rows in each output of an operation."""
+    name = eqn.primitive.name
+    if name == "scan":
+        return [0] * len(eqn.outvars) if _mapped(eqn, axes) else _looped(eqn, axes, rows)[1]
+    if name == "cond":
+        branches = [_inside(b.jaxpr, axes[1:], rows) for b in eqn.params["branches"]]
+        return [rows_of.joined(each) for each in zip(*branches, strict=True)]
+    inner = body(eqn) or opaque_body(eqn)
+    if inner is None:
+        return rows_of.follow(eqn, axes, rows)
+    found = _inside(inner.jaxpr, axes, rows)
+    if str(eqn.params.get("name", "")).startswith(UNIT):  # a layer of Keras, or an activation
+        found = [k if k != LOST else other for k, other in zip(found, rows_of.follow(eqn, axes, rows), strict=True)]
+    return found
+
+
+def _inside(jaxpr, axes, rows):
+    return _at(spread(jaxpr, axes, rows), jaxpr.outvars)
+
+
+def literals(jaxpr):
+    """Numbers that stand in a jaxpr and in what it calls."""
+    found = []
+    for eqn in jaxpr.eqns:
+        found += [v.val for v in eqn.invars if isinstance(v, Literal)]
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns")):
+            found += getattr(inner, "consts", [])
+            if hasattr(inner, "eqns"):
+                found += literals(inner)
+    return found
 
 
 def bind(eqn, ins):
@@ -77,45 +136,112 @@ def bind(eqn, ins):
     return outs if eqn.primitive.multiple_results else [outs]
 
 
-def apply(eqn, ins, moves, rows):
+def floats(eqn, axes):
+    """Which of its inputs move and can be differentiated by."""
+    return [i for i, k in enumerate(axes) if k is not None and is_float(eqn.invars[i])]
+
+
+def linear(eqn, axes):
+    """Whether an operation is affine in what moves. What chooses, an index or a condition, may not."""
+    here = [i for i, k in enumerate(axes) if k is not None]
+    return here == floats(eqn, axes) and affine(eqn, here)
+
+
+def affine(eqn, here):
+    """Whether an operation is affine in these of its inputs together, all others being as they are."""
+    name = eqn.primitive.name
+    if name == "gather" or (name == "div" and len(here) == 1):
+        return here == [0]
+    return name in AFFINE or (len(here) == 1 and name in PRODUCTS)
+
+
+def apply(eqn, ins, axes, out_axes, rows):
     """One operation, by its kind."""
     name = eqn.primitive.name
-    count = sum(moves)
-    if not count or name in AFFINE or (count == 1 and name in PRODUCTS) or (name == "gather" and not moves[1]):
+    here = floats(eqn, axes)
+    if not here or linear(eqn, axes):
         return bind(eqn, ins)
     if name == "scan":
-        return scan(eqn, ins, moves, rows)
-    inner, here = body(eqn), [i for i, m in enumerate(moves) if m]
-    rule = unit(eqn) or (rule_of(name, here, eqn) if inner is None else composed(inner.jaxpr, here))
+        return scan(eqn, ins, axes, rows)
+    if name == "cond" and axes[0] is None:
+        return branch(eqn, ins, axes, rows)
+    inner = body(eqn)
+    rule = unit(eqn) or (rule_of(name, here, eqn, axes) if inner is None else composed(inner.jaxpr, here))
     if rule is None:
-        return evaluate(inner.jaxpr, inner.consts, ins, moves, rows)
-    if any(not ins[i].ndim or not len(ins[i]) or len(ins[i]) % rows for i in here):
-        return bind(eqn, ins)  # rows are not its first axis: the derivative at the left end
+        return evaluate(inner.jaxpr, inner.consts, ins, axes, rows)
+    if blind(axes, out_axes):
+        return bind(eqn, ins)  # nobody knows where its rows are: the derivative at the left end
+
+    choosing = inner is None and affine(eqn, here) and len(eqn.outvars) == 1
 
     def call(*ins):
         return bind(eqn, ins)
 
     def carry(saved, cotangents):
         ins, outs = saved
-        one = len(outs) == 1
+        own, one = ins, len(outs) == 1
+        pull = _pull(call, ins, here, axes, out_axes)
+        rank = outs[0].ndim  # of an operation on entries, also that of the inputs that stay as they are
+        ins = [
+            _first(x, out_axes[0] if k is None else k) if k is not None or jax.numpy.ndim(x) == rank else x
+            for x, k in zip(ins, axes, strict=True)
+        ]
+        outs, cotangents = (
+            [_first(a, k) for a, k in zip(given, out_axes, strict=True)] for given in (outs, cotangents)
+        )
         y, cotangent = (outs[0], cotangents[0]) if one else (outs, cotangents)
-        found = rule(_pull(call, ins, here, one), ins, here, y, cotangent, rows)
+        if choosing:
+            found = chosen(call, own, here, axes, out_axes, cotangent, rows)
+        else:
+            found = rule(pull, ins, here, y, cotangent, rows)
         found = dict(zip(here, found, strict=True))
-        return tuple(found.get(i) for i in range(len(ins)))
+        return tuple(_back(found[i], k) if i in found else None for i, k in enumerate(axes))
 
     operation = jax.custom_vjp(call)
     operation.defvjp(lambda *ins: (outs := call(*ins), (ins, outs)), carry)
     return operation(*ins)
 
 
-def _pull(call, ins, here, one):
-    """(points, cotangent) -> cotangents by the operation's own derivative, what does not move being as it is."""
+def chosen(call, ins, here, axes, out_axes, cotangent, rows):
+    """What is affine once indices and conditions that move have chosen: `secant.choice`."""
+    choosers = [i for i, k in enumerate(axes) if k is not None and i not in here]
+    right = {i: _back(secant.following(_first(ins[i], axes[i]), rows), axes[i]) for i in choosers}
+
+    def at(points, is_right):
+        moved = {i: _back(x, axes[i]) for i, x in zip(here, points, strict=True)} | (right if is_right else {})
+        return _first(call(*(moved.get(i, x) for i, x in enumerate(ins)))[0], out_axes[0])
+
+    def pull(points, is_right, cotangent):
+        return jax.vjp(lambda *points: at(points, is_right), *points)[1](cotangent)
+
+    return secant.choice(at, pull, [_first(ins[i], axes[i]) for i in here], cotangent, rows)
+
+
+def blind(axes, out_axes):
+    """Whether the rows cannot be told apart in what an operation takes or makes."""
+    return LOST in axes or LOST in out_axes or all(k is None for k in out_axes)
+
+
+def _first(x, k):
+    return jax.numpy.moveaxis(x, k, 0) if k else x
+
+
+def _back(x, k):
+    return jax.numpy.moveaxis(x, 0, k) if k else x
+
+
+def _pull(call, ins, here, axes, out_axes):
+    """(points, cotangent) -> cotangents by the operation's own derivative, what does not move being as it is.
+
+    Rows are the first axis of all that is taken and given.
+    """
 
     def pull(points, cotangent):
         def at(*points):
-            given = dict(zip(here, points, strict=True))
+            given = {i: _back(x, axes[i]) for i, x in zip(here, points, strict=True)}
             outs = call(*(given.get(i, x) for i, x in enumerate(ins)))
-            return outs[0] if one else outs
+            outs = [_first(y, k) for y, k in zip(outs, out_axes, strict=True)]
+            return outs[0] if len(outs) == 1 else outs
 
         return jax.vjp(at, *points)[1](cotangent)
 
@@ -123,30 +249,87 @@ def _pull(call, ins, here, one):
 
 
 def kinked(fn, points):
-    """Whether something that moves passes a kink on its way through fn, which is only traced."""
+    """Whether something that moves passes a kink on its way through fn, which is only traced; None if hidden."""
     closed = jax.make_jaxpr(fn)(points)
-    return kinks(closed.jaxpr, [True] * len(closed.jaxpr.invars))
+    found = kinks(closed.jaxpr, [0] * len(closed.jaxpr.invars), len(jax.tree.leaves(points)[0]))
+    if not found & {"kink", "hidden"}:
+        return False
+    return None if "blind" in found or "kink" not in found else True
 
 
-def kinks(jaxpr, moving):
-    flags = spread(jaxpr, moving)
+def kinks(jaxpr, axes, rows, wanted=None):
+    """What stands between the inputs that move and the outputs that are wanted, in three words.
+
+    "kink": a kink or a step; "hidden": an operation that may have one; "blind": one that is not affine and of which
+    nobody knows where its rows are, so that secants do not see it.
+    """
+    places, found, positive = spread(jaxpr, axes, rows), set(), not_negative(jaxpr)
+    wanted = [True] * len(jaxpr.outvars) if wanted is None else wanted
+    needed = {v for v, is_wanted in zip(jaxpr.outvars, wanted, strict=True) if is_wanted and not isinstance(v, Literal)}
+    for eqn in reversed(jaxpr.eqns):
+        ins, outs = _at(places, eqn.invars), [v in needed for v in eqn.outvars]
+        if any(outs) and eqn.primitive.name != "stop_gradient":
+            needed.update(v for v in eqn.invars if not isinstance(v, Literal))
+            bare = eqn.primitive.name == "abs" and eqn.invars[0] in positive  # as the logarithm of a sum has it
+            if any(k is not None for k in ins) and not bare:
+                found |= _kinks(eqn, ins, _at(places, eqn.outvars), outs, rows)
+    return found
+
+
+def not_negative(jaxpr):
+    """Variables that are nowhere below 0, as far as the operations tell."""
+    found = set()
     for eqn in jaxpr.eqns:
-        moves = [not isinstance(v, Literal) and v in flags for v in eqn.invars]
-        name = str(eqn.params.get("name", ""))
-        if not any(moves):
-            continue
-        if name.startswith(UNIT):
-            found = name.removeprefix(UNIT) in secant.KINKED
-        elif eqn.primitive.name == "scan":
-            consts = eqn.params["num_consts"]
-            found = kinks(eqn.params["jaxpr"].jaxpr, moves[:consts] + [True] * (len(moves) - consts))
-        elif (inner := body(eqn)) is not None:
-            found = kinks(inner.jaxpr, moves)
-        else:
-            found = eqn.primitive.name in KINKS | SELECTIONS
-        if found:
-            return True
-    return False
+        name = eqn.primitive.name
+        made = name in ("exp", "exp2", "logistic", "square", "abs")
+        kept = name in ("reduce_sum", "add", "mul", "broadcast_in_dim", "reshape", "transpose", "squeeze")
+        if made or (kept and all(not isinstance(v, Literal) and v in found for v in eqn.invars)):
+            found.update(eqn.outvars)
+    return found
+
+
+def _kinks(eqn, axes, out_axes, wanted, rows):
+    """The words for one operation."""
+    name, p = eqn.primitive.name, eqn.params
+    unseen = {"blind"} if blind(axes, out_axes) else set()
+    if name == "scan":
+        mapped = _mapped(eqn, axes)
+        if mapped:
+            return kinks(mapped.jaxpr, axes, rows, wanted)
+        return kinks(p["jaxpr"].jaxpr, _looped(eqn, axes, rows)[0], rows)
+    if name == "cond":
+        return set().union(*(kinks(b.jaxpr, axes[1:], rows, wanted) for b in p["branches"]))
+    own = _unit_name(eqn)
+    if own and own != "average":
+        return unseen | ({"kink"} if own in secant.KINKED else set())
+    if inner := body(eqn):
+        return kinks(inner.jaxpr, axes, rows, wanted) | (unseen if own else set())
+    if inner := opaque_body(eqn):
+        return kinks(inner.jaxpr, axes, rows, wanted) | {"hidden"} | unseen
+    here = floats(eqn, axes)
+    if not any(map(is_float, eqn.outvars)):
+        return _step(eqn) if here else set()
+    if not here:  # a step that becomes a number is a factor that secants do not see
+        return {"blind"}
+    if linear(eqn, axes):
+        return set()
+    if affine(eqn, here):  # something chooses: of two, at a single point, or of many, in an order that is not seen
+        return unseen if name == "select_n" else {"blind"}
+    if name in KINKS | SELECTIONS | EXTREMES:
+        return unseen | ({"kink", "blind"} if name in STEPS else {"kink"})
+    return unseen | (set() if name in SMOOTH | JOINTLY else {"hidden"})
+
+
+def _step(eqn):
+    """A number that moves becomes an integer or a truth. Whether it is finite stays as it is; what equals it, it may
+    meet in a single point, such as the value that is masked.
+    """
+    name = eqn.primitive.name
+    if name in ("eq", "ne"):
+        a, b = eqn.invars
+        beyond = any(isinstance(v, Literal) and not np.isfinite(v.val).all() for v in (a, b))
+        return set() if a is b or beyond else {"hidden"}
+    return set() if name == "is_finite" else {"kink"}
 
 
 def operate(call, xs, rule, rows):
@@ -161,8 +344,13 @@ def operate(call, xs, rule, rows):
 
 def unit(eqn):
     """The rule that an operation was given by `operate`, or None."""
+    name = _unit_name(eqn)
+    return common(secant.RULES[name]) if name else None
+
+
+def _unit_name(eqn):
     name = str(eqn.params.get("name", "")) if eqn.primitive.name in ("jit", "pjit") else ""
-    return common(secant.RULES[name.removeprefix(UNIT)]) if name.startswith(UNIT) else None
+    return name.removeprefix(UNIT) if name.startswith(UNIT) else None
 
 
 def composed(jaxpr, here):
@@ -188,6 +376,12 @@ def body(eqn):
     return None
 
 
+def opaque_body(eqn):
+    """The jaxpr of a function with a backward of its own, else None."""
+    inner = eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr") if "custom_vjp" in eqn.primitive.name else None
+    return inner if inner is None or hasattr(inner, "consts") else extend.ClosedJaxpr(inner, ())
+
+
 def entrywise(jaxpr):
     """Whether a jaxpr is a function of one tensor, entry by entry."""
     shapes = {v.aval.shape for v in [*jaxpr.invars, *jaxpr.outvars]} | {
@@ -200,21 +394,49 @@ def entrywise(jaxpr):
     )
 
 
-def scan(eqn, ins, moves, rows):
-    """A loop, whose body is replaced likewise; what it carries moves if it does so after any number of turns."""
+def branch(eqn, ins, axes, rows):
+    """One of several functions, chosen by what does not move."""
+    branches = [lambda *ins, b=b: evaluate(b.jaxpr, b.consts, ins, axes[1:], rows) for b in eqn.params["branches"]]
+    return lax.switch(ins[0], branches, *ins[1:])
+
+
+def _looped(eqn, axes, rows):
+    """The axes of what a turn of a loop takes, after any number of turns, and of what the loop gives."""
     p = eqn.params
     consts, carried = p["num_consts"], p["num_consts"] + p["num_carry"]
-    inner, moves = p["jaxpr"], list(moves)
+    # what is scanned loses its first axis, which is not that of a row's
+    axes = [*axes[:carried], *(k if k is None else LOST if k < 1 else k - 1 for k in axes[carried:])]
     while True:
-        flags = spread(inner.jaxpr, moves)
-        after = [not isinstance(v, Literal) and v in flags for v in inner.jaxpr.outvars[: p["num_carry"]]]
-        grown = [a or b for a, b in zip(moves[consts:carried], after, strict=True)]
-        if grown == moves[consts:carried]:
-            break
-        moves[consts:carried] = grown
+        after = _inside(p["jaxpr"].jaxpr, axes, rows)
+        grown = [rows_of.joined(two) for two in zip(axes[consts:carried], after[: p["num_carry"]], strict=True)]
+        if grown == axes[consts:carried]:
+            made = [k if k is None or k == LOST else k + 1 for k in after[p["num_carry"] :]]
+            return axes, [*after[: p["num_carry"]], *made]
+        axes[consts:carried] = grown
+
+
+def _mapped(eqn, axes):
+    """A loop over the rows that carries nothing from one to the next, as a jaxpr of all rows at once; else None."""
+    p = eqn.params
+    consts = p["num_consts"]
+    if p["num_carry"] or any(k is not None for k in axes[:consts]) or any(axes[consts:]) or 0 not in axes[consts:]:
+        return None
+    one = extend.jaxpr_as_fun(p["jaxpr"])
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    every = jax.vmap(one, in_axes=(*(None,) * consts, *(0,) * (len(shapes) - consts)))
+    return jax.make_jaxpr(every)(*shapes)
+
+
+def scan(eqn, ins, axes, rows):
+    """A loop, whose body is replaced likewise."""
+    p = eqn.params
+    consts, carried = p["num_consts"], p["num_consts"] + p["num_carry"]
+    if mapped := _mapped(eqn, axes):
+        return evaluate(mapped.jaxpr, mapped.consts, ins, axes, rows)
+    inner, (axes, _) = p["jaxpr"], _looped(eqn, axes, rows)
 
     def turn(carry, xs):
-        outs = evaluate(inner.jaxpr, inner.consts, [*ins[:consts], *carry, *xs], moves, rows)
+        outs = evaluate(inner.jaxpr, inner.consts, [*ins[:consts], *carry, *xs], axes, rows)
         return outs[: p["num_carry"]], outs[p["num_carry"] :]
 
     carry, ys = lax.scan(turn, ins[consts:carried], ins[carried:], p["length"], p["reverse"], p["unroll"])
@@ -229,7 +451,9 @@ def common(rule):
     return lambda pull, ins, here, y, cotangent, rows: rule(pull, [ins[i] for i in here], y, cotangent, rows)
 
 
-def rule_of(name, here, eqn):
+def rule_of(name, here, eqn, axes):
+    if any(jax.numpy.issubdtype(eqn.invars[i].aval.dtype, jax.numpy.complexfloating) for i in here):
+        return modulus if name == "abs" else common(secant.average)
     if name in ("max", "min"):
         return maximum if name == "max" else minimum
     if name == "abs":
@@ -238,10 +462,13 @@ def rule_of(name, here, eqn):
         return clamp
     if name == "div" and len(here) == 2:
         return lambda pull, ins, here, y, cotangent, rows: secant.divided(*ins, cotangent, rows)
-    if name == "reduce_window_max" and side_by_side(eqn.params):
+    if name == "reduce_window_max" and side_by_side(eqn.params) and not any(axes):
         sizes = eqn.params["window_dimensions"][1:]
         return lambda pull, ins, here, y, cotangent, rows: [secant.windows(ins[0], cotangent, rows, sizes)]
-    if name in SELECTIONS and len(here) == 1 and len(eqn.outvars) == 1:
+    if name == "top_k" or (name == "sort" and len(eqn.outvars) == 1):
+        axis = len(eqn.invars[0].aval.shape) - 1 if name == "top_k" else eqn.params["dimension"]
+        return ranked(eqn, axis + 1 if axis < axes[0] else axis)
+    if name in SELECTIONS | EXTREMES and len(here) == 1 and len(eqn.outvars) == 1:
         return selection
     if len(here) > 1 or eqn.invars[here[0]].aval.shape != eqn.outvars[0].aval.shape:
         return common(secant.average)
@@ -274,4 +501,33 @@ def selection(pull, ins, here, y, cotangent, rows):
     def push(x, v):
         return jax.linear_transpose(lambda c: pull([x], c)[0], y)(v)[0]
 
+    y = jax.numpy.clip(y, -1e30, 1e30)  # of nothing there is no maximum
     return [secant.selection(ins[here[0]], y, cotangent, rows, lambda x, c: pull([x], c)[0], push)]
+
+
+def ranked(eqn, axis):
+    """The largest entries along an axis, or all of them in their order."""
+
+    def rank(x):
+        if eqn.primitive.name == "top_k":
+            return lax.top_k(x, eqn.params["k"])
+        place = jax.numpy.argsort(x, axis=-1)
+        return jax.numpy.take_along_axis(x, place, axis=-1), place
+
+    def rule(pull, ins, here, y, cotangent, rows):
+        x = jax.numpy.moveaxis(ins[0], axis, -1)
+        c = jax.numpy.moveaxis(cotangent[0] if isinstance(cotangent, list) else cotangent, axis, -1)
+
+        def scatter(place, c):
+            return jax.vjp(lambda x: jax.numpy.take_along_axis(x, place, axis=-1), x)[1](c)[0]
+
+        return [jax.numpy.moveaxis(secant.ranked(x, c, rows, rank, scatter), -1, axis)]
+
+    return rule
+
+
+def modulus(pull, ins, here, y, cotangent, rows):
+    """|z|, whose cotangent is conjugate here."""
+    (z,) = ins
+    real, imag = secant.modulus(z.real, z.imag, cotangent, rows)
+    return [lax.complex(real, -imag)]

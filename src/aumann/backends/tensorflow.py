@@ -77,6 +77,17 @@ def compile(fn, variables, way="graph"):
     return run
 
 
+def plain(fn, variables):
+    """Run operation by operation: a graph takes longer to trace than a few rows take."""
+
+    def run(*args):
+        state = [] if copies.kept is None else copies.of(variables)
+        with keras.StatelessScope(state_mapping=list(zip(variables, state, strict=False))):
+            return fn(*args)
+
+    return run
+
+
 class _Either:
     """A graph, until it has run for `long` on arguments of some shapes; then the faster of it and what XLA makes of it.
 
@@ -141,6 +152,11 @@ def trace(fn, *arrays):
 
     tf.function(stateless, autograph=False).get_concrete_function(*specs)
     return list(reads.variables.values())
+
+
+def constants(fn, rows, *args):
+    """What runs as it is written draws at every call what it draws at all."""
+    return []
 
 
 def gradients(fn, points):
@@ -221,6 +237,16 @@ def on(device, kept):
         yield
 
 
+def lookups(layers):
+    """Keras has its own."""
+    return []
+
+
+def outside(layers):
+    """Everything that Keras has runs where the rest does."""
+    return {}
+
+
 def send(array):
     return tf.convert_to_tensor(array)
 
@@ -235,6 +261,14 @@ def widest():
 
 def owns(x):
     return isinstance(x, (tf.Tensor, tf.Variable))
+
+
+def symbolic(x):
+    return tf.is_symbolic_tensor(x) if isinstance(x, tf.Tensor) else False
+
+
+def staging():
+    return not tf.executing_eagerly()
 
 
 def out_of_memory(error):

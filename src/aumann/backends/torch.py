@@ -40,6 +40,15 @@ def compile(fn, variables, way="eager"):
     return run
 
 
+def plain(fn, variables):
+    return compile(fn, variables)
+
+
+def constants(fn, rows, *args):
+    """What runs as it is written draws at every call what it draws at all."""
+    return []
+
+
 def _mapping(variables):
     return [(v, value.detach()) for v, value in zip(variables, copies.of(variables), strict=True)]
 
@@ -99,7 +108,9 @@ def push(fn, points, directions):
     try:
         with _one_level, forward_ad.dual_level():
             pairs = [forward_ad.unpack_dual(y) for y in fn(list(map(forward_ad.make_dual, points, directions)))]
-    except NotImplementedError:
+    except (NotImplementedError, ValueError) as error:  # the second where the model's error was told in other words
+        if not any(isinstance(e, NotImplementedError) for e in (error, error.__cause__)):
+            raise
         return _push_by_pulls(fn, points, directions)
     return [y for y, _ in pairs], [torch.zeros_like(y) if v is None else v for y, v in pairs]
 
@@ -196,6 +207,21 @@ def on(device, kept):
         yield
 
 
+def lookups(layers):
+    found = {}
+    for layer in layers:
+        modules = layer.named_modules() if isinstance(layer, torch.nn.Module) else ()
+        for path, m in modules:
+            if isinstance(m, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
+                found[id(m)] = path or type(m).__name__, m
+    return list(found.values())
+
+
+def outside(layers):
+    """Everything that Keras has runs where the rest does."""
+    return {}
+
+
 def send(array):
     return keras.ops.convert_to_tensor(array)
 
@@ -211,6 +237,14 @@ def widest():
 
 def owns(x):
     return isinstance(x, torch.Tensor)
+
+
+def symbolic(x):
+    return isinstance(x, torch.Tensor) and x.device.type == "meta"
+
+
+def staging():
+    return torch.compiler.is_compiling()
 
 
 def out_of_memory(error):

@@ -103,10 +103,10 @@ def split(baseline, names, pack, arrays):
                 "Give one baseline for each input, or one constant for all."
             )
         each = list(baseline)
-    elif np.ndim(baseline) and pack != "leaf" and len(names) > 1:
+    elif axes(baseline) and pack != "leaf" and len(names) > 1:
         raise ValueError(
-            f"Expected a list or dict of baselines for the inputs {names}, received one array of shape "
-            f"{np.shape(baseline)}. Give one baseline for each input, or one constant for all."
+            f"Expected a list or dict of baselines for the inputs {names}, received one array of "
+            f"shape {getattr(baseline, 'shape', 'unknown')}. Give one baseline for each input, or one constant for all."
         )
     else:
         each = [baseline] * len(names)
@@ -123,11 +123,17 @@ def split(baseline, names, pack, arrays):
     if apart:
         weights = apart[0].weights
     return [
-        (b.rows, True)
-        if isinstance(b, Weighted)
-        else (b, joint and b is g and np.ndim(b) > 0 and not isinstance(b, str))
+        (b.rows, True) if isinstance(b, Weighted) else (b, joint and b is g and axes(b) > 0 and not isinstance(b, str))
         for b, g in zip(each, given, strict=True)
     ], weights
+
+
+def axes(x):
+    """How many axes an array-like has; 1 for what NumPy cannot read, which is told once it has to be read."""
+    try:
+        return np.ndim(x)
+    except Exception:  # whatever other libraries raise
+        return 1
 
 
 def together(points, weights, rows):

@@ -78,6 +78,11 @@ class Polyline:
 
     def __post_init__(self):
         array = np.asarray(self.waypoints)
+        if hasattr(self.waypoints, "columns") or hasattr(self.waypoints, "iloc"):
+            raise ValueError(
+                "Expected waypoints as an array (k, *row) in the order of the inputs' columns, received a table. Give "
+                "waypoints[x.columns].to_numpy()."
+            )
         if array.dtype.kind not in "biuf" or not array.ndim or not np.isfinite(np.asarray(array, float)).all():
             raise ValueError(
                 f"Expected waypoints that are finite numbers, an array (k, *row) or (n, k, *row); received "

@@ -17,16 +17,23 @@ same ratio of norms, |v|₁² / |v|₂². The cells to try next follow from the 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from aumann.core.engine import above
-from aumann.core.rules import between, secant, trapezoid
+from aumann.core.rules import Draws, between, graded, secant, trapezoid
 
 BLOCK = 1 << 20  # numbers summed at a time
 PART = 1 << 22  # numbers of the values that are refined at a time, where rows are many
 SAFETY = 3.0  # on the estimate
 FEW = 10.0  # entries of a correction for which the safety doubles, where there are kinks
+TRUST = 2.0  # in a law that is observed
+FASTEST = 6  # order
+ORDERS = np.linspace(0.25, FASTEST, 47)  # among which it is looked for
+LOOK = 10  # cells, from which on sums may be left for others
+SLOW = 1.5  # order of sums below which they are
+FAR = 0.3, 20.0  # times the tolerance that the error must then be, for derivatives and for secants
 LEAP = 4.0  # the most by which cells multiply from one sum to the next: a law seen from afar misleads
 STEP = 1.3  # and the least that is worth a sum
 AIM = 0.7  # of the tolerance, so that most rows that went as far as the law told are there
@@ -43,7 +50,10 @@ class Sums:
         first, second: cells of the first two sums.
         next: (cells so far, cells that would do) -> cells to take.
         price: (cells, cells of the last sum or 0), either of which may be an array -> gradients that a sum costs.
-        order: p, of the error of an extrapolation: 2 where there are kinks, 4 where there are none.
+        order: p, of the error of an extrapolation: 2 where there are kinks, 4 where there are none, `FASTEST` for sums
+            that converge faster than any power of n, and are not extrapolated.
+        leave: (rows, cells, |Sₙ − Sₖ|₁ (len(rows), targets)) -> which of some rows whose sums do not follow their law
+            are to be summed otherwise; None where that is not asked.
     """
 
     name: str
@@ -53,26 +63,32 @@ class Sums:
     next: Callable
     price: Callable
     order: int
+    leave: Callable | None = None
 
 
-def secants(integrate):
+def secants(integrate, cells=secant, leave=None):
     """Sums of secants over cells that end at (k/n)^1.5: for what has kinks, or no derivative at an end of the path.
 
     Args:
         integrate: (rows, rule) -> for each point an array (len(rows), targets, *row).
+        cells: `secant`, or `graded_secant` where a slope is enormous at an end.
+        leave: as in `Sums`.
     """
 
-    def of(rows, cells, before, last):
-        return integrate(rows, secant(cells))
+    def of(rows, count, before, last):
+        return integrate(rows, cells(count))
 
-    return Sums("secants", of, 2, 5, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2)
+    name, first, second = ("secants", 2, 5) if cells is secant else ("graded secants", 7, 15)
+    return Sums(
+        name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave
+    )
 
 
-def trapezoids(integrate, order=4):
+def trapezoids(integrate, order=4, leave=None):
     """Sums of derivatives at the ends of 2ᵏ equal cells, of which every one is used again: for what is smooth.
 
     Args:
-        integrate: as for `secants`.
+        integrate, leave: as for `secants`.
         order: 2 where kinks are not excluded, as in a function whose operations cannot be seen.
     """
 
@@ -83,7 +99,36 @@ def trapezoids(integrate, order=4):
         share = k / cells
         return [s * share + new * (1 - share) for s, new in zip(last, integrate(rows, between(k, cells)), strict=True)]
 
-    return Sums("trapezoids", of, 2, 4, lambda n, want: 2 * n, lambda n, k: np.where(k, n - k, n + 1), order)
+    return Sums("trapezoids", of, 2, 4, lambda n, want: 2 * n, lambda n, k: np.where(k, n - k, n + 1), order, leave)
+
+
+def graded_trapezoids(integrate, order):
+    """The same over nodes that are graded towards both ends of the path: for a slope that is enormous at one."""
+
+    def of(rows, cells, before, last):
+        k = int(max(before, default=0))
+        rule, part = graded(cells, k)
+        if not k:
+            return integrate(rows, rule)
+        share = graded(k)[1] * k / cells
+        share /= share + part
+        return [s * share + new * (1 - share) for s, new in zip(last, integrate(rows, rule), strict=True)]
+
+    return Sums(
+        "graded trapezoids", of, 8, 16, lambda n, want: 2 * n, lambda n, k: np.where(k, n - k, n + 1), order
+    )
+
+
+def at_the_ends(t, baselines):
+    """What a trapezoidal sum over cells that end at t moves by when the first and the last of them are halved.
+
+    Six points of the path, of each of so many baselines.
+    """
+    first, last = t[1], 1 - t[-2]
+    nodes = np.array([0, first / 2, first, 1 - last, 1 - last / 2, 1])
+    weights = np.repeat([first / 4, last / 4], 3) * np.tile([1, -2, 1], 2)
+    which = np.repeat(np.arange(baselines), 6)
+    return Draws("at the ends", np.tile(nodes, baselines), np.tile(weights, baselines), which)
 
 
 @dataclass(eq=False)
@@ -139,13 +184,22 @@ def _each(fn, *results):
     return Refined(**found)
 
 
+class Step(NamedTuple):
+    """What a new sum has changed, each (rows, targets): |R − Sₙ|₁, |R − R′|₁, |R|₁ and |R − Sₙ|₂²."""
+
+    correction: np.ndarray
+    shift: np.ndarray
+    mass: np.ndarray
+    squares: np.ndarray
+
+
 def refine(sums, rows, change, tolerance, most, rounding):
     """Values of rows to a tolerance, as far as the gradients that may be spent allow.
 
     Args:
         sums: a family of sums.
         rows: (n,) the rows that it is asked for.
-        change: F(x) − F(x′), (n, targets), and how well it is known: what the values of a row miss of it is an error.
+        change: F(x) − F(x′), (n, targets), and what else `missed` takes: what the values of a row miss is an error.
         tolerance: relative L1 error at which a row is done, for each of its targets.
         most: gradients that may be spent on a row.
         rounding: relative error that is there whatever is done.
@@ -159,47 +213,127 @@ def refine(sums, rows, change, tolerance, most, rounding):
             here = np.flatnonzero(want == count)
             found = sums.of(rows[here], count, cells[here], [s[here] for s in last])
             if last:
-                _extrapolate(done, last, here, cells[here] / count, found, sums.order, rounding)
-                done.error[here] = np.maximum(done.error[here], missed(done.values, here, *change))
+                growth = count / cells[here]
+                pace, steps = (paces[here], growth), _extrapolate(done, last, here, growth, found, sums.order)
+                whole, before = Step(*map(sum, zip(*steps, strict=True))), sum(t[:, here] for t in trails)
+                for part, step, trail in zip(done.parts, steps, trails, strict=True):
+                    left = _left(step, trail[:, here], *pace, sums.order)
+                    part[here] = relative(left, step.mass, rounding)
+                    trail[:, here] = _differences(step, *pace)
+                left = np.maximum(_left(whole, before, *pace, sums.order), missed(done.values, here, *change))
+                done.error[here] = relative(left, whole.mass, rounding, known(here, *change))
+                moved = _differences(whole, *pace)[0]
+                slow = (_observed(before[0], moved, *pace) < SLOW) & (done.error[here] > FAR[sums.order == 2] * goal)
+                paces[here] = growth
             else:  # every row
                 done.values, done.parts = list(found), [done.error.copy() for _ in found]
                 last = [np.array(s) for s in found]
+                trails, paces = [np.full((2, n, targets), np.nan) for _ in found], np.full(n, np.nan)
+                looked = np.zeros(n, bool)
             done.evaluations[here] += sums.price(count, cells[here])
             cells[here] = count
             want[here] = _wanted(sums, count, done.error[here].max(1), done.evaluations[here], goal, most)
+            if sums.leave and count >= LOOK:
+                asked = here[slow.any(1) & (done.evaluations[here] < most / 2) & ~looked[here]]
+                looked[asked] = True
+                if len(asked):
+                    want[asked[sums.leave(rows[asked], count, moved[np.isin(here, asked)])]] = 0
     return done
 
 
-def _extrapolate(done, last, here, ratio, found, order, rounding):
-    """New values of some rows, and their errors, from new sums and the last ones, which had `ratio` as many cells."""
-    step = ratio**2 / (1 - ratio**2)
-    law = (ratio**order / (1 - ratio**order))[:, None]
-    first = ~np.isfinite(done.error[here])  # no value before to compare with: the correction is all there is
-    sizes = []
-    for s, old, value, part in zip(found, last, done.values, done.parts, strict=True):
-        correction = (s - old[here]) * step.reshape(-1, *(1,) * (s.ndim - 1)).astype(s.dtype)
-        better = s + correction
-        sizes.append([size(correction), size(better - value[here]), size(better), size(correction**2)])
-        part[here] = _error(*sizes[-1], law, first, order, rounding)
+def _extrapolate(done, last, here, growth, found, order):
+    """New values of some rows, from new sums and the last ones, of as many cells over `growth`; a `Step` each point."""
+    factor, steps = 1 / (growth**2 - 1), []
+    for s, old, value in zip(found, last, done.values, strict=True):
+        correction = (s - old[here]) * factor.reshape(-1, *(1,) * (s.ndim - 1)).astype(s.dtype)
+        if order == FASTEST:
+            correction, better = s - old[here], s
+        else:
+            better = s + correction
+        steps.append(Step(size(correction), size(better - value[here]), size(better), size(correction**2)))
         value[here], old[here] = better, s
-    done.error[here] = _error(*map(sum, zip(*sizes, strict=True)), law, first, order, rounding)
+    return steps
 
 
-def _error(c, d, mass, squares, law, first, order, rounding):
-    """Relative; 0 / 0 is none, for nothing is attributed and nothing was on the way."""
-    few = FEW * np.divide(squares, c * c, out=np.zeros_like(c), where=c > 0) if order == 2 else 0
-    left = SAFETY * (1 + few) * np.where(first, c, np.sqrt(c * d * law))
-    return np.divide(left, mass, out=np.where(left > 0, np.inf, 0 * left), where=mass > 0) + np.where(
+def _differences(step, before, growth):
+    """|Sₙ − Sₖ|₁ and |R − R′|₁, of which the first R has none before it: (2, rows, targets)."""
+    growth = growth[:, None]
+    return np.stack([step.correction * (growth**2 - 1), np.where(np.isnan(before)[:, None], np.nan, step.shift)])
+
+
+def _left(step, differences, before, growth, order):
+    """What is left in R, in L1: by the law of the family, or by the one that its sums follow where that is slower.
+
+    Args:
+        differences: those of the sums and values before, NaN where there were none.
+        before, growth: (rows,) by what cells have multiplied from the last sums but one to the last, and since.
+        order: p.
+    """
+    c, d = step.correction, step.shift
+    first = np.isnan(before)[:, None]  # no value before to compare with: the correction is all there is
+    of_sums, of_values = map(_observed, differences, _differences(step, before, growth), 2 * [before], 2 * [growth])
+    if order == FASTEST:
+        return np.where(first, c, TRUST * c * remainder(np.fmin(of_sums, order), growth))
+    if order == 2:  # chance moves the differences where there are kinks, and few of them tell no order
+        few = FEW * np.divide(step.squares, c * c, out=np.zeros_like(c), where=c > 0)
+        return SAFETY * (1 + few) * np.where(first, c, np.sqrt(c * d * remainder(order, growth)))
+    left = SAFETY * np.where(first, c, np.sqrt(c * d * remainder(order, growth)))
+    slow = c * np.maximum(remainder(np.minimum(of_sums, 2), growth) / remainder(2, growth) - 1, 0)
+    slower = d * remainder(np.minimum(of_values, order), growth)
+    return np.fmax(left, TRUST * np.fmax(slow, slower))
+
+
+def remainder(order, growth):
+    """q: sums that err by C/nᵖ and have come from n/g to n cells are still off by q times what they have moved."""
+    return 1 / (growth.reshape(-1, 1) ** order - 1)
+
+
+def _observed(earlier, later, before, growth):
+    """The order p at which differences shrink, (rows, targets): 1 − g⁻ᵖ to bᵖ − 1 if cells grow by b, then by g.
+
+    NaN where there were none.
+    """
+    shrunk = np.divide(later, earlier, out=np.full_like(later, np.nan), where=earlier > 0)
+    found = np.full_like(shrunk, np.nan)
+    for b, g in {pair for pair in zip(before.tolist(), growth.tolist(), strict=True) if pair[0] == pair[0]}:
+        rows = (before == b) & (growth == g)
+        law = (1 - g**-ORDERS) / (b**ORDERS - 1)
+        found[rows] = np.interp(-shrunk[rows], -law, ORDERS)
+    return found
+
+
+def relative(left, mass, rounding, known=0.0):
+    """What is left as a part of Σ|φ|, or of the least that Σ|φ*| of the integral can be where that is less.
+
+    That is Σ|φ| − left, and what is `known` of |F(x) − F(x′)|. 0 / 0 is none, for nothing is attributed and nothing
+    was on the way.
+    """
+    least = np.minimum(mass, np.maximum(mass - left, known))
+    return np.divide(left, least, out=np.where(left > 0, np.inf, 0 * left), where=least > 0) + np.where(
         mass > 0, rounding, 0
     )
 
 
-def missed(values, here, change, noise):
-    """How much of F(x) − F(x′) values of some rows do not account for, relative to their mass."""
+def missed(values, here, change, noise, silence=np.inf):
+    """How much of F(x) − F(x′) values of some rows do not account for: (rows, targets).
+
+    Args:
+        here: the rows.
+        change: F(x) − F(x′), of all rows (n, targets).
+        noise: how well it is known that the values must add up to it; infinite where they need not.
+        silence: how well it is known that it must come about by something: values of zero do not account for more.
+    """
     own = [v[here] for v in values]
-    mass = sum(map(size, own))
     off = np.maximum(np.abs(sum(map(total, own)) - change[here]) - noise[here], 0)
-    return np.divide(off, mass, out=np.zeros_like(off), where=mass > 0)
+    if np.ndim(silence):
+        silent = (sum(map(size, own)) == 0) & (np.abs(change[here]) > silence[here])
+        off = np.where(silent, np.abs(change[here]), off)
+    return off
+
+
+def known(here, change, noise, silence=None):
+    """What Σ|φ*| is at least, as far as |F(x) − F(x′)| is known: (rows, targets)."""
+    return np.maximum(np.abs(change[here]) - noise[here], 0)
 
 
 def _wanted(sums, count, error, spent, tolerance, most):

@@ -17,6 +17,7 @@ import itertools
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 # The distance from 1 to the next number; of TensorFloat-32, to which accelerators may round the factors of products.
@@ -78,6 +79,27 @@ def selection(x, y, cotangent, rows, pull, push):
     right, y_right = following(x, rows), following(y, rows)
     share = left_share(y - push(right, x), push(x, right) - y_right)
     return pull(x, cotangent * share) + pull(right, cotangent * (1 - share))
+
+
+def ranked(x, cotangent, rows, rank, scatter, parts=16):
+    """Entries of the last axis of x, chosen by their rank, x being linear over the cell.
+
+    Of a maximum the two ends tell nearly all; what has a rank may give way to several others within a cell, which is
+    therefore cut into parts.
+
+    Args:
+        rank: x -> what is chosen and where it stands, as `ops.top_k` has them.
+        scatter: (places, cotangent) -> the cotangent of x.
+    """
+    times = ops.reshape(ops.cast(np.linspace(0, 1, parts + 1), x.dtype), (1, -1, *(1,) * (len(x.shape) - 1)))
+    x = ops.expand_dims(x, 1) + times * ops.expand_dims(following(x, rows) - x, 1)
+    y, place = rank(x)
+    before, after = place[:, :-1], place[:, 1:]
+    lead = y[:, :-1] - ops.take_along_axis(x[:, :-1], after, axis=-1)
+    share = left_share(lead, ops.take_along_axis(x[:, 1:], before, axis=-1) - y[:, 1:])
+    due = ops.expand_dims(cotangent, 1) / parts
+    several = [ops.concatenate([a, b], axis=-1) for a, b in ((before, after), (due * share, due * (1 - share)))]
+    return scatter(*(ops.concatenate([a[:, k] for k in range(parts)], axis=-1) for a in several))
 
 
 def contest(x, cotangent, rows, sizes, strides):
@@ -148,6 +170,66 @@ def divided(x, y, cotangent, rows, unbroadcast=summed):
     right = following(inverse, rows)
     above, below = 0.5 * cotangent * (inverse + right), -cotangent * middle(x, rows) * inverse * right
     return unbroadcast(above, x), unbroadcast(below, y)
+
+
+def modulus(x, y, cotangent, rows):
+    """The cotangents of x and y in √(x² + y²), x and y being linear over the cell.
+
+    With the step d = (Δx, Δy), the unit vector e along it, n across it, and the distance h of the line from 0, the mean
+    of (x, y) / √(x² + y²) is e Δ√ / |d| + n h Δ asinh(u / h) / |d|, where u = (x, y) · e.
+    """
+    x_right, y_right = following(x, rows), following(y, rows)
+    dx, dy = x_right - x, y_right - y
+
+    def length(x, y):
+        most = ops.maximum(ops.maximum(ops.abs(x), ops.abs(y)), least(x))
+        return most * ops.sqrt((x / most) ** 2 + (y / most) ** 2)
+
+    step, left, right = length(dx, dy), length(x, y), length(x_right, y_right)
+    near = step <= ROUNDING[keras.backend.standardize_dtype(x.dtype)] ** (1 / 3) * ops.maximum(left, right)
+    step = ops.where(near, ops.ones_like(step), step)
+    ex, ey = dx / step, dy / step
+    across = y * ex - x * ey
+    h = ops.maximum(ops.abs(across), 1e-12 * (left + right) + least(x))
+    along = (right - left) / step
+    turned = (ops.arcsinh((x_right * ex + y_right * ey) / h) - ops.arcsinh((x * ex + y * ey) / h)) * across / step
+    mx, my = 0.5 * (x + x_right), 0.5 * (y + y_right)
+    middle = length(mx, my) + least(x)
+    found = (mx / middle, along * ex - turned * ey), (my / middle, along * ey + turned * ex)
+    return [cotangent * ops.where(near, short, long) for short, long in found]
+
+
+def choice(call, pull, xs, cotangent, rows):
+    """An operation that is affine in xs once others, indices or conditions, have chosen: to each choice its share.
+
+    Args:
+        call: (points, right) -> the operation at the points with the choices of the left end of each cell, or of the
+            right one.
+        pull: (points, right, cotangent) -> the cotangents of the points.
+    """
+    ahead = [following(x, rows) for x in xs]
+    lead, lag = (call(points, False) - call(points, True) for points in (xs, ahead))
+    share = left_share(lead, lag)
+    before, after = pull(xs, False, cotangent * share), pull(xs, True, cotangent * (1 - share))
+    return [a if b is None else b if a is None else a + b for a, b in zip(before, after, strict=True)]
+
+
+def ends(pull, cotangents, moves, rows):
+    """The mean of the derivatives at the two ends of the cell, of whatever can be differentiated where it is only.
+
+    Args:
+        pull: cotangents -> the cotangents of the inputs, by the derivatives at the rows as they are.
+        cotangents: of each output.
+        moves: of each output, whether its first axis counts the rows.
+    """
+
+    def preceding(x):
+        step = ops.shape(x)[0] // rows
+        return ops.concatenate([x[:step], x[:-step]], axis=0)
+
+    left = pull(cotangents)
+    shifted = [preceding(c) if m and c is not None else c for c, m in zip(cotangents, moves, strict=True)]
+    return [None if g is None else 0.5 * (g + following(r, rows)) for g, r in zip(left, pull(shifted), strict=True)]
 
 
 # ---- rules for one operation: (pull, inputs that move, output, cotangent, rows) -> the cotangents of those inputs ----

@@ -5,7 +5,7 @@ The outputs of a row are laid end to end as one long vector; a target is a posit
 layout of the outputs is known, and checked against it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -25,10 +25,19 @@ class Output:
 
 @dataclass(frozen=True)
 class Column:
-    """One target: (rows or 1,) positions in the outputs' vector, or None where F(x) itself decides ("predicted")."""
+    """One target: (rows or 1,) positions in the outputs' vector; None where F(x) itself decides ("predicted").
+
+    Then it decides among the `choices` (rows or 1, classes), positions too.
+    """
 
     name: str
     positions: np.ndarray | None
+    choices: np.ndarray | None = None
+
+    def of(self, rows, positions):
+        """The same target of some rows, in which it is decided."""
+        own = self.choices is not None and len(self.choices) > 1
+        return replace(self, positions=positions, choices=self.choices[rows] if own else self.choices)
 
 
 def is_several(target):
@@ -87,6 +96,8 @@ def _one(item, outputs, several_outputs, rows):
         return Column(outputs[0].name, np.array([outputs[0].start]))
     if isinstance(item, str) and item == "predicted" and item not in [o.name for o in outputs]:
         return _predicted(outputs)
+    if isinstance(item, tuple) and len(item) > 1 and isinstance(item[-1], str) and item[-1] == "predicted":
+        return _predicted_within(item, outputs, several_outputs, rows)
     if isinstance(item, np.ndarray) or hasattr(item, "__array__"):
         item = _per_row(np.asarray(item), rows, outputs)
     path = item if isinstance(item, tuple) else (item,)
@@ -110,9 +121,25 @@ def _predicted(outputs):
         raise ValueError(
             'Expected one output of shape (n, classes) for target="predicted", received '
             + ", ".join(f"{o.name!r} {('n', *o.shape)}" for o in outputs)
-            + f". Choose one with output=, or name the unit. {_valid(outputs)}"
+            + f'. Say where: ({outputs[0].name!r}, "predicted"), or (2, "predicted") at position 2. {_valid(outputs)}'
         )
-    return Column("predicted", None)
+    return Column("predicted", None, np.arange(outputs[0].start, outputs[0].start + outputs[0].size)[None])
+
+
+def _predicted_within(item, outputs, several_outputs, rows):
+    """("stage", "predicted"), or (2, "predicted"): the largest entry along the last axis there."""
+    path = item[:-1]
+    named = isinstance(path[0], str) and not several_outputs and path[0] == outputs[0].name
+    output, index = (outputs[0], path[1:]) if named else _choose_output(path, outputs, several_outputs)
+    if not output.shape or len(index) != len(output.shape) - 1:
+        raise ValueError(
+            f'Expected {max(0, len(output.shape) - 1)} indices before "predicted" into output {output.name!r} of shape '
+            f"(n, {', '.join(map(str, output.shape))}), received {item!r}. {_valid(outputs)}"
+        )
+    checked = [_in_range(i, size, rows, output, outputs) for i, size in zip(index, output.shape, strict=False)]
+    first = np.ravel_multi_index(np.broadcast_arrays(*checked), output.shape[:-1]) if checked else np.zeros(1, np.int64)
+    choices = output.start + np.atleast_1d(first)[:, None] * output.shape[-1] + np.arange(output.shape[-1])
+    return Column(_name(output, (*index, "predicted"), several_outputs), None, choices)
 
 
 def _per_row(array, rows, outputs):

@@ -6,6 +6,7 @@ import numpy as np
 from keras import tree
 
 from aumann import inputs as arrays
+from aumann import tables
 from aumann.core import baselines, targets
 from aumann.explanation import feature_axes, group_labels, walk
 from aumann.metrics.maps import checked, leaves
@@ -22,6 +23,7 @@ class Probe:
         target: as in `explain`; "predicted" is the class predicted for the inputs as they are.
 
     Attributes:
+        features, axes, labels: names of each input's columns, axes of its values and names of the rows, or None.
         names: of the inputs, in the order of `keras.tree.flatten`, as all lists here.
         inputs: host arrays (n, *row).
         values: (n, targets, *row).
@@ -38,7 +40,12 @@ class Probe:
         self.explainer, self.explanation = explainer, checked(explanation)
         self.structure, found = arrays.read(explainer.model, explanation.inputs, lambda i, name: False)
         self.names, self.inputs = [x.name for x in found], [x.array for x in found]
-        self.rows = len(explanation)
+        self.rows, self.leaves, self.labels = len(explanation), found, explanation.names.get("rows")
+        mirrors = explanation.names.get("features"), explanation.names.get("axes")
+        own = sorted(
+            (i, *names) for _, _, i, *names in walk(explanation.inputs, self.pack([*range(len(found))]), *mirrors)
+        )
+        self.features, self.axes = zip(*((features, axes) for _, features, axes in own), strict=True)
         self.baseline = [None] * len(found)
         if explanation.baseline is not None:
             self.baseline = tree.flatten(explanation.baseline)
@@ -64,6 +71,10 @@ class Probe:
         same = type(packed) is dict
         return {k: packed[k] for k in self.explanation.inputs} if same else packed
 
+    def _named(self, leaves):
+        """Inputs with the names of their columns, by which tables are matched."""
+        return list(map(tables.named, leaves, self.features))
+
     def predict(self, leaves, rows):
         """F at inputs that were made of some rows of the explanation: (len(rows), targets)."""
         found = self.explainer.predict(self.pack(leaves), _of(self.target, rows, self.rows), self.fixed)
@@ -76,7 +87,7 @@ class Probe:
             ValueError: the baseline was a set, which the explanation does not hold with its weights.
         """
         baseline = self._own_baseline() if baseline is None else baseline
-        return self.explainer.explain(self.pack(leaves), self.target, baseline)
+        return self.explainer.explain(self.pack(self._named(leaves)), self.target, baseline)
 
     def same_targets(self):
         """Raises unless F has the targets of the explanation."""
@@ -94,11 +105,12 @@ class Probe:
     def fill(self, fill):
         """What stands in the place of a removed feature: for every input (1 or n, *row), or None where none moves."""
         if callable(fill):
-            fill = fill(self.explanation.inputs)
+            fill = fill(self.pack(self._named(self.inputs)))
         kind = "dict" if isinstance(self.structure, dict) else "leaf" if len(self.names) == 1 else "list"
         if isinstance(fill, dict):
             fill = {**dict.fromkeys(self.names, "baseline"), **fill}
-        given, weights = baselines.split(fill, self.names, kind, self.inputs)
+        fill = arrays.each_of(fill, self.structure, self.leaves, None)
+        given, weights = baselines.split(fill, self.names, kind, self._named(self.inputs))
         if weights is not None or any(is_set for _, is_set in given):
             raise ValueError("Expected one fill for each row, received a set. Give one row of it, or its mean.")
         return [self._fill(i, value) if i in self.moving else None for i, (value, _) in enumerate(given)]
@@ -108,7 +120,7 @@ class Probe:
         if isinstance(value, str) and value == "baseline":
             return self.start(i)
         if not (np.isscalar(value) or value is None):
-            value, _ = arrays.to_array(value, f"the fill of input {name!r}")
+            value = arrays.by_name(value, f"the fill of input {name!r}", self.features[i], self.labels)
         fill = baselines.broadcast(value, False, x.shape[1:], self.rows, name)[:, 0]
         if self.embedded[i] and (fill != fill.astype(x.dtype)).any():
             raise TypeError(
@@ -121,10 +133,12 @@ class Probe:
         """Values (n, targets, *row) of the places of input i: those at an embedding are summed over it."""
         values, x = self.values[i], self.inputs[i]
         values = values.sum(-1, dtype=np.float64) if self.embedded[i] else values
-        if values.shape[2:] != x.shape[1:]:
+        axes = self.axes[i]
+        if values.shape[2:] != x.shape[1:] or (axes is not None and axes != list(range(x.ndim - 1))):
             raise ValueError(
                 f"Expected values at input {self.names[i]!r} of row shape {x.shape[1:]}, received values of row shape "
-                f"{values.shape[2:]}. Explain the inputs rather than a layer: leave layer= out."
+                f"{values.shape[2:]}{'' if axes is None else ' that were summed or stand at a layer'}. Explain the "
+                "inputs rather than a layer: leave layer= out, and give groups= and axis= to the metric."
             )
         return values
 
@@ -172,6 +186,8 @@ class Probe:
             inputs = self.explanation.inputs
             self.explainer.predict(self.pack([x[:1] for x in self.inputs]), "predicted", self.fixed)  # or says why not
             return self.explainer.predict(inputs, "all", self.fixed).argmax(1)
+        if isinstance(target, tuple) and target and isinstance(target[-1], str) and target[-1] == "predicted":
+            return (*target[:-1], self.explainer.classes(self.explanation.inputs, target, self.fixed))
         return target
 
 

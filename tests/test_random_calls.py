@@ -1,0 +1,32 @@
+"""Random calls, good and spoiled, end in a right answer or in a clear refusal. `make fuzz` runs ten thousand of them."""
+
+import pytest
+from random_calls import draw, summary
+
+SOME = 120  # of the calls, in every run
+HONEST = 0.98  # of the rows held against a brute sum: small networks of few kinks are the hardest to judge
+
+
+def fails(faults):
+    return "\n".join(f"seed {call.seed}, {call.method} of {call.model!r}: {out.about}" for call, out in faults)
+
+
+def held(seeds, answers, rows):
+    kinds, faults, compared, wrong = summary(seeds)
+    assert not faults, fails(faults)
+    assert kinds["answer"] >= answers * len(seeds) and kinds["refused"] >= 0.2 * len(seeds), kinds
+    assert compared >= rows * len(seeds) and wrong <= (1 - HONEST) * compared, (compared, wrong)
+
+
+def test_some_random_calls():
+    held(range(SOME), 0.3, 0.1)
+
+
+@pytest.mark.fuzz
+def test_ten_thousand_random_calls():
+    held(range(SOME, 10_000 + SOME), 0.3, 0.1)
+
+
+def test_a_call_is_drawn_from_its_seed_alone():
+    first, again = draw(5), draw(5)
+    assert (first.model, first.method, str(first.inputs)) == (again.model, again.method, str(again.inputs))
