@@ -79,9 +79,7 @@ def secants(integrate, cells=secant, leave=None):
         return integrate(rows, cells(count))
 
     name, first, second = ("secants", 2, 5) if cells is secant else ("graded secants", 7, 15)
-    return Sums(
-        name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave
-    )
+    return Sums(name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave)
 
 
 def trapezoids(integrate, order=4, leave=None):
@@ -114,9 +112,7 @@ def graded_trapezoids(integrate, order):
         share /= share + part
         return [s * share + new * (1 - share) for s, new in zip(last, integrate(rows, rule), strict=True)]
 
-    return Sums(
-        "graded trapezoids", of, 8, 16, lambda n, want: 2 * n, lambda n, k: np.where(k, n - k, n + 1), order
-    )
+    return Sums("graded trapezoids", of, 8, 16, lambda n, want: 2 * n, lambda n, k: np.where(k, n - k, n + 1), order)
 
 
 def at_the_ends(t, baselines):
