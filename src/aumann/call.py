@@ -179,24 +179,24 @@ class Call:
             if most - spent - ENDS < LEAST_ELSEWHERE:
                 return np.zeros(len(rows), bool)
             found = self.integrate(rows, refinement.at_the_ends(ends, self.starts.count))
-            blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(1)  # of first order, half of it is to come
+            blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(
+                1
+            )  # of first order, half of it is to come
             steep.append(rows[blamed])
             bent.append(rows[~blamed])
             return np.ones(len(rows), bool) if kinked is False else blamed
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
         if kinked is False:
-            corners = [self._kinked(path, k) for k, path in enumerate(self.paths)]
-            kinked = True if True in corners else None if None in corners else False
+            smooth = all(self._kinked(path, k) is False for k, path in enumerate(self.paths))
+            kinked = not smooth  # chords of a path whose corners may be hidden need no more than its points
         secants = refinement.secants(self.integrate)
         if kinked:
             first = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, 3 * n, secant(n).nodes, m))
             graded = refinement.secants(self.integrate, graded_secant)
         else:
             order = 2 if kinked is None else 4
-            first = refinement.trapezoids(
-                self.integrate, order, lambda r, n, m: leave(r, n, trapezoid(n + 1).nodes, m)
-            )
+            first = refinement.trapezoids(self.integrate, order, lambda r, n, m: leave(r, n, trapezoid(n + 1).nodes, m))
             graded = refinement.graded_trapezoids(self.integrate, 2 if kinked is None else refinement.FASTEST)
         done = refine(first, rows)
         for sums, left in ((graded, steep), (secants, bent if kinked is False else [])):
