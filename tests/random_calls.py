@@ -474,7 +474,8 @@ def _afterwards(call, e):
     elif which == 2:
         with tempfile.TemporaryDirectory() as folder:
             again = aumann.load(e.save(f"{folder}/e") or f"{folder}/e")
-        if not all(map(np.array_equal, tree.flatten(again.values), tree.flatten(e.values))):
+        pairs = zip(tree.flatten(again.values), tree.flatten(e.values), strict=True)
+        if not all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
             return "what was saved is not what is loaded"
     elif which == 3:
         e.sum()

@@ -7,6 +7,7 @@ import threading
 import keras
 import torch
 from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from aumann.backends import Reads, Switch, copies, main_memory, torch_inductor, torch_secants
 from aumann.backends.torch_secants import Secants
@@ -76,7 +77,7 @@ def gradients(fn, points, grad=torch.autograd.grad):
 
 def curvatures(fn, point, chosen):
     """Reverse over reverse, one direction after another: every operation that can be differentiated twice will do."""
-    with torch.enable_grad():
+    with torch.enable_grad(), twice():
         point = point.detach().requires_grad_()
         values = fn(point)
         columns = []
@@ -89,7 +90,7 @@ def curvatures(fn, point, chosen):
 
 
 def slopes(fn, points):
-    with torch.enable_grad():
+    with torch.enable_grad(), twice():
         points = [p if p.requires_grad else p.requires_grad_() for p in points]
         values = fn(points).sum()
         if not values.requires_grad:
@@ -106,7 +107,7 @@ def secants(fn, points):
 def push(fn, points, directions):
     """Forward mode; where an operation has none, the derivative of the pull, which is linear in what it pulls."""
     try:
-        with _one_level, forward_ad.dual_level():
+        with _one_level, twice(), forward_ad.dual_level():
             pairs = [forward_ad.unpack_dual(y) for y in fn(list(map(forward_ad.make_dual, points, directions)))]
     except (NotImplementedError, ValueError) as error:  # the second where the model's error was told in other words
         if not any(isinstance(e, NotImplementedError) for e in (error, error.__cause__)):
@@ -115,8 +116,13 @@ def push(fn, points, directions):
     return [y for y, _ in pairs], [torch.zeros_like(y) if v is None else v for y, v in pairs]
 
 
+def twice():
+    """A block in which attention is made of operations that can be differentiated twice: the fused ones cannot."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
 def _push_by_pulls(fn, points, directions):
-    with torch.enable_grad():
+    with torch.enable_grad(), twice():
         points = [p.detach().requires_grad_() for p in points]
         values = [y if y.requires_grad else y.detach().requires_grad_() for y in fn(points)]
         probes = [torch.zeros_like(y, requires_grad=True) for y in values]
