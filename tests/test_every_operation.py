@@ -158,8 +158,9 @@ case("count_nonzero", lambda op: lambda z: z * ops.cast(op(z > 0, axis=-1)[:, No
 case("argmax argmin nanargmax nanargmin", lambda op: lambda z: picked(z, op(z, axis=-1)[:, None]))
 case("argsort", lambda op: lambda z: picked(z, op(z, axis=-1))[:, :4])
 case("argpartition", lambda op: lambda z: ops.sum(picked(z, op(z, 4, axis=-1))[:, :4], axis=-1, keepdims=True))
+LEVELS = np.array([-0.7, 0, 0.7], "float32")
 case("digitize", lambda op: lambda z: z * ops.take(constant(4), op(z, [-0.7, 0.0, 0.7])))
-case("searchsorted", lambda op: lambda z: z * ops.take(constant(4), op(np.array([-0.7, 0, 0.7], "float32"), z)))
+case("searchsorted", lambda op: lambda z: z * ops.reshape(ops.take(constant(4), op(LEVELS, ops.ravel(z))), ops.shape(z)))
 case("where", lambda op: lambda z: op(z > 0.25, ops.square(z), 0.25 * z))
 case("select", lambda op: lambda z: op([z > 1, z > 0], [2 * z - 1, z], 0.1 * z))
 case("stop_gradient", lambda op: lambda z: z * op(z))
@@ -179,15 +180,16 @@ case("sparsemax", lambda op: lambda z: op(0.3 * z, axis=-1), (4, 3))
 case("glu", lambda op: lambda z: op(z, axis=-1))
 case("sort", lambda op: lambda z: op(z, axis=-1)[:, :4])
 case("top_k", lambda op: lambda z: op(z, 4)[0])
-case("associative_scan", lambda op: lambda z: op(ops.maximum, z, axis=1))
+case("associative_scan", lambda op: lambda z: ops.reshape(op(ops.maximum, z, axis=1), (-1, WIDTH)))
 case("trapezoid", lambda op: lambda z: op(ops.square(z), axis=-1), (4, 4))
 case("segment_max segment_min segment_prod segment_sum", lambda op: turned(lambda t: op(t, IDS, num_segments=4)))
 # products
-case("dot inner", lambda op: lambda z: ops.square(op(z, constant(4, WIDTH) if op is ops.inner else constant(WIDTH, 4))))
+case("dot", lambda op: lambda z: ops.square(op(z, constant(WIDTH, 4))))
+case("inner", lambda op: lambda z: ops.square(ops.reshape(op(z, constant(4, WIDTH)), (-1, 4))))
 case("matmul", lambda op: lambda z: op(z, ops.transpose(z, (0, 2, 1))), (3, 4))
 case("einsum", lambda op: lambda z: op("bij,bkj->bik", z, z), (3, 4))
 case("tensordot", lambda op: lambda z: ops.square(op(z, constant(4, 5), axes=1)), (3, 4))
-case("kron", lambda op: each(lambda z: op(z[:2], z[2:])), (4, 2))
+case("kron", lambda op: lambda z: ops.square(op(z, constant(1, 3))))
 case("outer vdot", lambda op: each(lambda z: op(z[0], z[1])), (2, 4))
 case("corrcoef", each, (3, 4))
 case("correlate", lambda op: each(lambda z: op(z[:5], z[5:8], mode="valid")))
@@ -208,7 +210,7 @@ case("eig", lambda op: lambda z: ops.real(op(definite(z))[0]), (3, 3))
 case("svd", lambda op: lambda z: op(z, compute_uv=False), (3, 3))
 case("qr", lambda op: lambda z: ops.concatenate(op(z), axis=-1), (3, 3))
 case("pinv", lambda op: lambda z: op(ops.add(z, 3 * np.eye(3, 2, dtype="float32"))), (3, 2))
-case("lu_factor", lambda op: lambda z: op(definite(z))[0], (3, 3))
+case("lu_factor", lambda op: lambda z: each(lambda m: op(m)[0])(definite(z)), (3, 3))
 case("solve", lambda op: lambda z: op(definite(z), like(z[:, :, :1], constant(3, 2))), (3, 3))
 case("solve_triangular", lambda op: lambda z: op(ops.cholesky(definite(z)), z, lower=True), (3, 3))
 case("lstsq", lambda op: each(lambda z: op(ops.add(z, 3 * np.eye(3, 2, dtype="float32")), constant(3, 1))), (3, 2))
@@ -437,7 +439,12 @@ NO_LAYER = {
 
 
 # What one framework cannot do, or differentiate, itself.
+IN_GRAPHS = "in a tf.function Keras takes a tensor for a whole number or a truth value, or the shape of one for known"
 NOT_ON = {
+    "tensorflow": {
+        ("ops", "argpartition"): "Keras writes beyond the end of an array",
+        **{("ops", name): IN_GRAPHS for name in "nanmedian nanquantile nanpercentile kron corrcoef".split()},
+    },
     "jax": {("ops", "while_loop"): "JAX has no gradient of a loop of unknown length"},
     "torch": {("ops", "vander"): "Keras overwrites what the gradient needs"},
 }
@@ -487,12 +494,14 @@ def slopes(f):
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        def run(points):
-            points = tf.constant(points)
+        @tf.function(autograph=False, input_signature=[tf.TensorSpec((None, FEATURES))])
+        def compiled(points):
             with tf.GradientTape() as tape:
                 tape.watch(points)
                 total = ops.sum(f(points))
-            return tape.gradient(total, points, unconnected_gradients="zero").numpy()
+            return tape.gradient(total, points, unconnected_gradients="zero")
+
+        run = lambda points: compiled(points).numpy()  # noqa: E731
 
     elif BACKEND == "jax":
         import jax
