@@ -286,7 +286,8 @@ case("flip fliplr moveaxis swapaxes transpose rot90 roll", lambda op: lambda z: 
     ops.transpose: lambda z: op(z, (0, 2, 1)), ops.rot90: lambda z: op(z, axes=(1, 2)), ops.roll: lambda z: op(z, 2, 1),
 }.get(op, op)(z), (-1, 12)), axis=1), (3, 4))  # fmt: skip
 case("append concatenate", lambda op: lambda z: ops.square(joined(op, *halves(z))), (4, 3))
-case("stack hstack dstack", lambda op: lambda z: ops.square(op(halves(z))), (4, 3))
+case("stack", lambda op: lambda z: ops.square(op(halves(z), axis=1)), (4, 3))
+case("hstack dstack", lambda op: lambda z: ops.square(op(halves(z))), (4, 3))
 case("split array_split", lambda op: lambda z: ops.prod(ops.stack(op(z, 3, axis=-1)), axis=0))
 case("hsplit", lambda op: lambda z: ops.prod(ops.stack(op(z, 3)), axis=0))
 case("dsplit", lambda op: lambda z: ops.prod(ops.stack(op(z, 2)), axis=0), (3, 4))
@@ -444,6 +445,7 @@ NO_LAYER = {
 IN_GRAPHS = "Keras cannot trace it in a tf.function"
 NOT_ON = {
     "tensorflow": {
+        ("ops", "vectorize"): "Keras does not support it there",
         ("ops", "argpartition"): "Keras writes beyond the end of an array",
         **{("ops", name): IN_GRAPHS for name in "nanmedian nanquantile nanpercentile kron corrcoef inner".split()},
         **{
