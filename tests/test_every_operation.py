@@ -608,6 +608,12 @@ def test_of_100_rows_99_are_as_exact_as_they_are_said_to_be(which):
     assert off.mean() <= 0.01, {name: int(rows.sum()) for (_, name), rows in found.items() if rows.any()}
 
 
+@pytest.mark.parametrize(("kind", "name"), MISSING)
+def test_what_a_framework_cannot_do_is_refused(kind, name):
+    with pytest.raises(ValueError, match="Expected"):
+        measured(kind, name)
+
+
 def public(module, own):
     """What a module of Keras offers, with the names of the modules in front that are not offered by `ops` itself."""
     return {own + name for name in dir(module) if not name.startswith("_")}
