@@ -204,7 +204,8 @@ class Oracle:
         fed = ", ".join(f"{n} {tuple(x.shape)} {_dtype(x)}" for n, x in zip(self.names, leaves, strict=True))
         return ValueError(
             f"Expected the model to accept what it was fed: {fed}; received {type(error).__name__} from inside it: "
-            f"{error}. Check that model(inputs) works on these shapes and dtypes."
+            f"{error}. Check that model(inputs) works on these shapes and dtypes"
+            f"{', compiled too, as it is here' if self.backend.staging() else ''}."
         )
 
     def _join(self, points, side):

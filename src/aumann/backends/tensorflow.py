@@ -166,7 +166,13 @@ def gradients(fn, points):
         values = fn(points)
         k = values.shape[1]
         columns = tf.unstack(values, num=k, axis=1)
-    return values, [list(row) for row in zip(*(tape.gradient(c, points) for c in columns), strict=True)]
+    try:
+        return values, [list(row) for row in zip(*(tape.gradient(c, points) for c in columns), strict=True)]
+    except LookupError as error:
+        raise ValueError(
+            f"Expected operations that have a gradient in TensorFlow, received one that has none: {error}. Explain the "
+            "score before it: choose another output= or target=."
+        ) from error
 
 
 def slopes(fn, points):

@@ -153,8 +153,8 @@ class Secants(TorchFunctionMode):
 
             return call
 
-        left, right = at(lambda: now), at(lambda: [secant.following(x, rows) for x in now])
         now = [leaves[i] for i in steps]
+        left, right = at(lambda: now), at(lambda: [secant.following(x, rows) for x in now])
 
         def rule(pull, xs, y, cotangent, rows):
             ends = pull(xs, cotangent), _Pull(lambda *moving: [right(*moving)])(xs, cotangent)
