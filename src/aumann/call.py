@@ -192,36 +192,41 @@ class Call:
 
         def leave(rows, ends, moved):
             found = self.integrate(rows, refinement.at_the_ends(ends, self.starts.count))
-            blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(
-                1
-            )  # of first order, half of it is to come
+            # of first order, half of it is to come
+            blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(1)
             steep.append(rows[blamed])
             bent.append(rows[~blamed])
             return blamed | (kinked is False)
+
+        def otherwise(graded):
+            """Rows that have left, by what their bends call for."""
+            self.steep = np.concatenate([self.steep, *steep])
+            for sums, left in ((graded, steep), (bends, bent if kinked is False else [])):
+                if left:
+                    again(sums, np.concatenate(left))
+                left.clear()
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
         if kinked is False:
             smooth = all(self._kinked(path, k) is False for k, path in enumerate(self.paths))
             kinked = not smooth  # chords of a path whose corners may be hidden need no more than its points
-        secants = refinement.secants(self.integrate)
+        chords = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, secant(n).nodes, m))
+        graded_chords = refinement.secants(self.integrate, graded_secant)
         bends = refinement.secants(self.integrate, safety=refinement.FOR_BENDS)
         if kinked:
-            first = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, secant(n).nodes, m))
-            graded = refinement.secants(self.integrate, graded_secant)
+            first, graded = chords, graded_chords
         else:
             order = 2 if kinked is None else 4
             first = refinement.trapezoids(self.integrate, order, lambda r, n, m: leave(r, trapezoid(n + 1).nodes, m))
             graded = refinement.graded_trapezoids(self.integrate, 2 if kinked is None else refinement.FASTEST)
-        done = refine(first, rows)
-        self.steep = np.concatenate([np.zeros(0, int), *steep])
-        for sums, left in ((graded, steep), (bends, bent if kinked is False else [])):
-            if left:
-                again(sums, np.concatenate(left))
+        done, self.steep = refine(first, rows), rows[:0]
+        otherwise(graded)
         lost = rows[~self._finite(done.values)]
         if kinked is False and len(lost):
             singular = self._singular(lost)
             done.evaluations[lost] += 2
-            again(secants, singular[done.evaluations[singular] + LEAST_EVALUATIONS <= most])
+            again(chords, singular[done.evaluations[singular] + LEAST_EVALUATIONS <= most])
+            otherwise(graded_chords)
         done.evaluations *= self.starts.count
         self.tolerance = tolerance
         how = f"{' and '.join(dict.fromkeys(names))}, refined"
