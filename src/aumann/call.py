@@ -4,7 +4,6 @@ import copy
 import functools
 import hashlib
 import math
-import warnings
 from importlib.metadata import version
 
 import keras
@@ -19,6 +18,7 @@ from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation
 from aumann.oracle import elsewhere
 from aumann.progress import Tally, reporter
+from aumann.warned import warn
 
 LEAST_EVALUATIONS = 9  # of the first two sums of secants
 PLACES = 64  # at which a gradient is looked for before a model is said to have none
@@ -192,36 +192,41 @@ class Call:
 
         def leave(rows, ends, moved):
             found = self.integrate(rows, refinement.at_the_ends(ends, self.starts.count))
-            blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(
-                1
-            )  # of first order, half of it is to come
+            # of first order, half of it is to come
+            blamed = (~(sum(map(refinement.size, found)) < 0.35 * moved)).any(1)
             steep.append(rows[blamed])
             bent.append(rows[~blamed])
             return blamed | (kinked is False)
+
+        def otherwise(graded):
+            """Rows that have left, by what their bends call for."""
+            self.steep = np.concatenate([self.steep, *steep])
+            for sums, left in ((graded, steep), (bends, bent if kinked is False else [])):
+                if left:
+                    again(sums, np.concatenate(left))
+                left.clear()
 
         rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
         if kinked is False:
             smooth = all(self._kinked(path, k) is False for k, path in enumerate(self.paths))
             kinked = not smooth  # chords of a path whose corners may be hidden need no more than its points
-        secants = refinement.secants(self.integrate)
+        chords = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, secant(n).nodes, m))
+        graded_chords = refinement.secants(self.integrate, graded_secant)
         bends = refinement.secants(self.integrate, safety=refinement.FOR_BENDS)
         if kinked:
-            first = refinement.secants(self.integrate, leave=lambda r, n, m: leave(r, secant(n).nodes, m))
-            graded = refinement.secants(self.integrate, graded_secant)
+            first, graded = chords, graded_chords
         else:
             order = 2 if kinked is None else 4
             first = refinement.trapezoids(self.integrate, order, lambda r, n, m: leave(r, trapezoid(n + 1).nodes, m))
             graded = refinement.graded_trapezoids(self.integrate, 2 if kinked is None else refinement.FASTEST)
-        done = refine(first, rows)
-        self.steep = np.concatenate([np.zeros(0, int), *steep])
-        for sums, left in ((graded, steep), (bends, bent if kinked is False else [])):
-            if left:
-                again(sums, np.concatenate(left))
+        done, self.steep = refine(first, rows), rows[:0]
+        otherwise(graded)
         lost = rows[~self._finite(done.values)]
         if kinked is False and len(lost):
             singular = self._singular(lost)
             done.evaluations[lost] += 2
-            again(secants, singular[done.evaluations[singular] + LEAST_EVALUATIONS <= most])
+            again(chords, singular[done.evaluations[singular] + LEAST_EVALUATIONS <= most])
+            otherwise(graded_chords)
         done.evaluations *= self.starts.count
         self.tolerance = tolerance
         how = f"{' and '.join(dict.fromkeys(names))}, refined"
@@ -307,23 +312,21 @@ class Call:
         """What must be said about the numbers: not finite, not as exact as was asked for, or not complete."""
         bad = np.flatnonzero(~finite)
         if len(bad):
-            warnings.warn(
+            warn(
                 f"The gradient is not finite {self._where_not_finite(bad[0])} on the path of row {bad[0]}, and the "
                 f"values of rows {arrays.brief(bad)} hold NaN or infinity. Move the baseline away from where the model "
                 "is not differentiable.",
                 CompletenessWarning,
-                stacklevel=5,
             )
         if not self.cuts:
             names = [r.place.name for r in self.oracle.inner or self.oracle.readings]
             row = np.abs(residual).max(1).argmax()
-            warnings.warn(
+            warn(
                 f"Layer {', '.join(dict.fromkeys(names))} does not cut the network: inputs reach the output around it. "
                 "What they carry is no part of the values, which miss F(x) − F(x′) by up to "
                 f"{np.abs(residual[row]).max():.3g}, in row {row}; see Explanation.residual. Add the layers that carry "
                 "the rest, or choose one that all of it passes.",
                 CompletenessWarning,
-                stacklevel=5,
             )
         if done.error is not None:
             self._name_the_inexact(done, residual, finite, silent)
@@ -331,12 +334,11 @@ class Call:
         loose = np.flatnonzero(loose if self.complete else silent.any(1) & self.spans)
         if len(loose):
             more = "steps=" if "steps" in self.exactness else "nodes, or a tolerance in place of a rule"
-            warnings.warn(
+            warn(
                 f"The values of rows {arrays.brief(loose)} miss F(x) − F(x′) by more than 5 % of their mass; see "
                 f"Explanation.residual. Use more {more}; where F changes in steps, as rounding or a comparison give, "
                 "no gradient shows it: explain the score before them.",
                 CompletenessWarning,
-                stacklevel=5,
             )
 
     def _name_the_inexact(self, done, residual, finite, silent):
@@ -353,25 +355,23 @@ class Call:
         rows = np.flatnonzero(unseen.any(1))
         if len(rows):
             missing = np.where(unseen[rows], np.abs(residual[rows]), 0).max(1)
-            warnings.warn(
+            warn(
                 f"The values of rows {arrays.brief(rows)} do not account for F(x) − F(x′): they miss up to "
                 f"{missing.max():.3g} of it, in row {rows[missing.argmax()]}. There F changes in steps, as rounding or "
                 "a comparison give, which no gradient shows, or between all places of the path that were looked at. "
                 "Explain the score before the steps, or choose another baseline; see Explanation.residual.",
                 CompletenessWarning,
-                stacklevel=6,
             )
         above &= ~unseen.any(1)[:, None]
         rows = np.flatnonzero(above.any(1))
         if len(rows):
             worst = np.where(above[rows], error[rows], 0).max(1)
             most, row = self.exactness["max_evaluations"], rows[worst.argmax()]
-            warnings.warn(
+            warn(
                 f"Rows {arrays.brief(rows)} did not reach the tolerance {self.tolerance:g} within "
                 f"max_evaluations={most}; the largest estimated error is {worst.max():.2g}, of row {row}. "
                 f"{self._what_to_do(rows)}; see Explanation.error.",
                 ToleranceWarning,
-                stacklevel=6,
             )
 
     def _what_to_do(self, rows):

@@ -10,13 +10,13 @@ import io
 import json
 import math
 import re
-import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from aumann import storage
+from aumann.warned import warn
 
 CONFIG = 2**24  # bytes of an architecture that are read: the largest of Keras's own applications has 2 ** 20
 BRACKETS = 2**18  # lists and objects in an architecture: a network of 1,000 layers has 2 ** 15
@@ -62,10 +62,9 @@ def opened_model(path, unsafe=False):
         for layer, reason in _code(config):
             raise _refused(path, f"whose layer {layer!r} holds {reason}")
     if int(written_by.split(".")[0] or 0) < 3 and "hard_sigmoid" in json.dumps(config):
-        warnings.warn(
+        warn(
             f"{path} was written by Keras {written_by or '1'} and uses hard_sigmoid, which has slope 1/6 in Keras 3 "
             "in place of 1/5: predictions differ from those the model was trained for.",
-            stacklevel=2,
         )
     del config
     import keras
@@ -438,10 +437,9 @@ def _names(path, first):
             "or give --no-header."
         )
     if numbers:
-        warnings.warn(
+        warn(
             f"The first line of {path} is taken for the names of columns, {', '.join(first[:4])}. If it holds data, "
             "give --no-header.",
-            stacklevel=2,
         )
     _once(path, first)
     return first

@@ -20,16 +20,14 @@ the inputs makes; what is too large for rounding and too small to be certain is 
 `require` is called for each call of `explain`, and evaluates once for each oracle and tuple of target functions.
 """
 
-import sys
 import time
-import warnings
-from pathlib import Path
 
 import numpy as np
 
 from aumann.backends import copies
 from aumann.core.secant import ROUNDING
 from aumann.oracle import BESIDE
+from aumann.warned import warn
 
 AMONG = 64  # rows among which the one most unlike the first is looked for
 SMALL = 4  # roundings, relative to the largest answer, that are let pass without asking further
@@ -154,7 +152,7 @@ class Look:
         text = f"Expected a {who} that gives " + CAUSES[self._cause(at)].replace("{part}", amount)
         if worst > certain:
             raise ValueError(text)
-        warnings.warn(f"{text} This may be rounding, and values are trusted to it.", IndependenceWarning, _outside())
+        warn(f"{text} This may be rounding, and values are trusted to it.", IndependenceWarning)
 
     def answers(self, kinds, nudge=0, seeds=0, flat=None):
         """F of a batch of rows x (0) and y (1), (rows, positions).
@@ -274,11 +272,3 @@ def _same(a, b):
     return len(a) == len(b) and all(
         x is y or np.shape(x) != np.shape(y) or np.array_equal(x, y) for x, y in zip(a, b, strict=True)
     )
-
-
-def _outside():
-    """The stack level of the first caller outside this package, as `require`'s caller counts it."""
-    here, frame, level = str(Path(__file__).parent), sys._getframe(1), 1
-    while frame.f_back and frame.f_code.co_filename.startswith(here):
-        frame, level = frame.f_back, level + 1
-    return level

@@ -15,7 +15,6 @@ of a function of as many numbers as are asked for: features that share a v are a
 import copy
 import dataclasses
 import math
-import warnings
 
 import numpy as np
 from keras import ops, tree
@@ -27,6 +26,7 @@ from aumann.core.rules import LogRule, gauss_legendre, log_gauss
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation, feature_labels, group_labels, walk
 from aumann.methods import TOLERANCE, Method, tolerance_or
+from aumann.warned import warn
 
 FIRST = 4  # nodes of the first sum
 MAX_EVALUATIONS = 124  # 4 + 8 + 16 + 32 + 64 nodes
@@ -312,12 +312,11 @@ def _change(values, found, rows):
 
 def _name_the_kinks(residual, mass):
     worst = np.abs(residual).sum(-1).max() / max(mass.max(), np.finfo(mass.dtype).tiny)
-    warnings.warn(
+    warn(
         "The model has kinks (ReLU and its kin, absolute values, maxima), which second derivatives do not see: a ReLU "
         f"network would seem to have next to no interactions. Here Σⱼ Γᵢⱼ misses φᵢ by up to {worst:.1%}. Put softplus "
         "or GELU in place of ReLU and keep the weights, as with keras.models.clone_model(model, clone_function=…).",
         CompletenessWarning,
-        stacklevel=6,
     )
 
 

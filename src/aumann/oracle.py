@@ -202,10 +202,11 @@ class Oracle:
 
     def _failed(self, leaves, error):
         fed = ", ".join(f"{n} {tuple(x.shape)} {_dtype(x)}" for n, x in zip(self.names, leaves, strict=True))
+        alone = "" if leaves[0].shape[0] == 1 else " One that takes a single row and no more is given batch_size=1."
         return ValueError(
             f"Expected the model to accept what it was fed: {fed}; received {type(error).__name__} from inside it: "
             f"{error}. Check that model(inputs) works on these shapes and dtypes"
-            f"{', compiled too, as it is here' if self.backend.staging() else ''}."
+            f"{', compiled too, as it is here' if self.backend.staging() else ''}.{alone}"
         )
 
     def _join(self, points, side):

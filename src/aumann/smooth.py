@@ -15,6 +15,7 @@ from aumann.explanation import rebuild, walk
 from aumann.inputs import brief
 from aumann.methods import Method, whole
 from aumann.progress import reporter
+from aumann.warned import warn
 
 MOMENTS = ("mean", "square", "variance")
 
@@ -199,7 +200,7 @@ class Smooth:
             return np.flatnonzero(bad.reshape(len(bad), -1).any(1))
 
         if len(bad := rows(~np.isfinite(mass))):
-            _warn(
+            warn(
                 f"The values of rows {brief(bad)} hold NaN or infinity, the gradient not being finite on the path from "
                 "one of the noisy inputs. Move the baseline away from where the model is not differentiable, or lower "
                 "noise=.",
@@ -213,7 +214,7 @@ class Smooth:
             and self.explainer.complete
             and len(unseen := np.intersect1d(bad, missing))
         ):
-            _warn(
+            warn(
                 f"The values of rows {brief(unseen)} miss the mean of F(x + ε) − F(x′) by more than 5 % of their mass, "
                 "and the explainer did not converge. F may change in steps, as rounding or a comparison give, which no "
                 "gradient shows: explain the score before them, or raise max_evaluations= of the explainer.",
@@ -221,22 +222,18 @@ class Smooth:
             )
             bad = np.setdiff1d(bad, unseen)
         if len(bad):
-            _warn(
+            warn(
                 f"Rows {brief(bad)} did not reach the tolerance {e.provenance['tolerance']:g} at each of the noisy "
                 "inputs. Raise max_evaluations= or tolerance= of the explainer; see Explanation.converged.",
                 ToleranceWarning,
             )
         ruled = converged is None and e.error is None
         if ruled and self.moment == "mean" and self.explainer.complete and len(missing):
-            _warn(
+            warn(
                 f"The values of rows {brief(missing)} miss the mean of F(x + ε) − F(x′) by more than 5 % of their "
                 "mass; see Explanation.residual. Use more nodes, or a tolerance in place of a rule.",
                 CompletenessWarning,
             )
-
-
-def _warn(text, category):
-    warnings.warn(text, category, stacklevel=5)
 
 
 def _scale(noise, array, name, columns=None):

@@ -40,7 +40,7 @@ TRUST = 2.0  # in a law that is observed
 FASTEST = 6  # order
 ORDERS = np.linspace(0.25, FASTEST, 47)  # among which it is looked for
 LOOK = 10  # cells, from which on sums may be left for others
-SLOW = 1.5  # order of sums below which they are
+SLOW = 1.5, 1.75  # order of sums below which they are, of derivatives and of secants, whose cells make 1 into 1.5
 ENDS = 6  # gradients that tell whether it is for the ends of the path
 ELSEWHERE = 24  # gradients of the first two sums of any other family
 FAR = 0.3, 20.0  # times the tolerance that the error must then be, for derivatives and for secants
@@ -233,10 +233,11 @@ def refine(sums, rows, change, tolerance, most, rounding):
                     left = _left(step, trail[:, here], *pace, sums)
                     part[here] = relative(left, step.mass, rounding)
                     trail[:, here] = _differences(step, *pace)
-                left = np.maximum(_left(whole, before, *pace, sums), missed(done.values, here, *change))
+                left = np.hypot(_left(whole, before, *pace, sums), missed(done.values, here, *change))
                 done.error[here] = relative(left, whole.mass, rounding, known(here, *change))
                 moved = _differences(whole, *pace)[0]
-                slow = (_observed(before[0], moved, *pace) < SLOW) & (done.error[here] > FAR[sums.order == 2] * goal)
+                slow = _observed(before[0], moved, *pace) < SLOW[sums.order == 2]
+                slow &= done.error[here] > FAR[sums.order == 2] * goal
                 paces[here] = growth
             else:  # every row
                 done.values, done.parts = list(found), [done.error.copy() for _ in found]
