@@ -640,7 +640,7 @@ def test_the_examples_of_the_guide_run():
     assert list(blocks) == list(own)
     for title, block in blocks.items():
         exec(block, names | own[title] | {"ig": explainers.get(title, SQUARES)})
-    assert set(re.findall(r"`(\w+)\(", text)) <= {*baselines.__all__, "Embedding", "Masking"}
+    assert set(re.findall(r"`(\w+)\(", text)) <= {*baselines.__all__, "Embedding", "Masking", "explain"}
     assert all(f"{name}(" in text for name in baselines.__all__ if name != "Weighted")
 
 

