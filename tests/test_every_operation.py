@@ -140,7 +140,7 @@ case("mod fmod", lambda op: lambda z: op(z, 1.3))
 case("linspace", lambda op: lambda z: ops.prod(op(*halves(z), num=3), axis=0))
 case("geomspace", lambda op: lambda z: ops.sum(op(*map(positive, halves(z)), num=3), axis=0))
 case("logspace", lambda op: lambda z: ops.sum(op(*(0.3 * a for a in halves(z)), num=3), axis=0))
-case("cross", lambda op: lambda z: op(z[:, 0], z[:, 1]), (2, 3))
+case("cross", lambda op: lambda z: op(z[:, 0], z[:, 1], axis=-1), (2, 3))  # else along 3 rows, on torch
 case("polar", lambda op: lambda z: parts(op(positive(z[..., 0]), z[..., 1])), (6, 2))
 case("cdist", lambda op: lambda z: op(z, like(z[:, :1, :1], constant(4, 3))), (3, 3))
 # steps
@@ -206,7 +206,7 @@ case("det", lambda op: op, (3, 3))
 case("inv cholesky", on(definite), (3, 3))
 case("logdet", on(definite), (3, 3))
 case("slogdet", lambda op: lambda z: op(definite(z))[1], (3, 3))
-case("cholesky_inverse", lambda op: lambda z: op(ops.cholesky(definite(z))), (3, 3))
+case("cholesky_inverse", lambda op: lambda z: each(op)(ops.cholesky(definite(z))), (3, 3))
 case("eigh", lambda op: lambda z: op(definite(z))[0], (3, 3))
 case("eig", lambda op: lambda z: ops.real(op(definite(z))[0]), (3, 3))
 case("svd", lambda op: lambda z: op(z, compute_uv=False), (3, 3))
@@ -453,7 +453,11 @@ NOT_ON = {
             for name in "lu_factor slice_update image.hsv_to_rgb".split()
         },
     },
-    "jax": {("ops", "while_loop"): "JAX has no gradient of a loop of unknown length"},
+    "jax": {
+        ("ops", "while_loop"): "JAX has no gradient of a loop of unknown length",
+        ("ops", "segment_prod"): "JAX has no gradient of it where ids repeat",
+        ("ops", "eig"): "JAX has no gradient of it",
+    },
     "torch": {("ops", "vander"): "Keras overwrites what the gradient needs"},
 }
 MISSING = NOT_ON.get(BACKEND, {})
@@ -546,6 +550,7 @@ def measured(kind, name):
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("ignore", aumann.ToleranceWarning)
         warnings.simplefilter("always", aumann.CompletenessWarning)
+        warnings.filterwarnings("ignore", "There is a performance drop")  # of torch.vmap
         e = aumann.IntegratedGradients(f, max_evaluations=MOST).explain(x, baseline=start)
     gradient = slopes(f if kind == "ops" else lambda points: f(points, training=False))
     for nodes in SLOW.get(name, NODES):
