@@ -297,3 +297,33 @@ def test_ids_as_floats_are_refused_and_embedded_vectors_taken():
     with pytest.raises(TypeError, match=r"integer token ids.*received dtype float64.*\(3, 2\)"):
         explainer.explain(np.array([[1, 2, 3]]), baseline=np.zeros(3))
     assert explainer.explain(np.array([[1, 2, 3]]), baseline=np.zeros((3, 2))).values.shape == (1, 3, 2)
+
+
+def masked():
+    x, m = layers.Input((3,), name="x"), layers.Input((3,), dtype="int32", name="m")
+    inputs = {"x": np.ones((2, 3), "float32"), "m": np.array([[1, 1, 0], [1, 0, 1]])}
+    return keras.Model({"x": x, "m": m}, ops.sum(x * ops.cast(m, "float32"), axis=1, keepdims=True)), inputs
+
+
+@pytest.mark.parametrize(
+    "still", [None, "fixed", "itself", aumann.baselines.zeros()], ids=["none", "word", "itself", "function"]
+)
+def test_a_mask_is_held_still_by_itself(still):
+    model, inputs = masked()
+    given = {"x": 0.0} if still is None else {"x": 0.0, "m": inputs["m"] if still == "itself" else still}
+    e = aumann.IntegratedGradients(model, rule=RULE).explain(inputs, baseline=given)
+    close(e.values["x"], inputs["m"])
+    assert e.provenance["fixed"] == ["m"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"m": 0}, {"m": np.zeros((2, 3), int)}, weighted({"x": np.zeros((2, 3)), "m": np.zeros((2, 3), int)}), [0.0, 0]],
+    ids=["constant", "rows", "set", "list"],
+)
+def test_a_baseline_of_what_is_held_still_by_itself_is_refused(given):
+    model, inputs = masked()
+    inputs = list(inputs.values()) if isinstance(given, list) else inputs
+    model = keras.Model(model.inputs, model.outputs[0]) if isinstance(given, list) else model
+    with pytest.raises(ValueError, match=r"(?s)no baseline of input 'm', which is held still.*fixed"):
+        aumann.IntegratedGradients(model, rule=RULE).explain(inputs, baseline=given)

@@ -482,10 +482,10 @@ def test_old_hard_sigmoid_is_named(tmp_path, out, capsys):
         (["--rule", "midpoint:0"], "≥ 1"),
         (["--output", "risk"], "an output of the model"),
         (["--layer", "nowhere"], "layer"),
-        (["--batch-size", "0"], "batch_size"),
-        (["--batch-size", "few"], "batch_size"),
-        (["--compile", "everything"], "compile="),
-        (["--precision", "double"], "precision="),
+        (["--batch-size", "0"], "--batch-size"),
+        (["--batch-size", "few"], "--batch-size"),
+        (["--compile", "everything"], "--compile"),
+        (["--precision", "double"], "--precision"),
         (["--devices", "gpu:77"], "gpu:77"),
         (["--rows", "9:"], "among 5 rows"),
         (["--rows", "5"], "among 5 rows"),
@@ -695,3 +695,19 @@ def test_missing_extras_are_named(desk, out, capsys, monkeypatch, module, extra)
     before = list(out.parent.iterdir())
     assert run("explain", desk / "model.keras", desk / "x.csv", "-o", out) == 2
     assert f"aumann[{extra}]" in capsys.readouterr().err and list(out.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "said, told",
+    [
+        ("Raise max_evaluations= or tolerance=, or", "Raise --max-evaluations or --tolerance, or"),
+        ("within max_evaluations=9; is given batch_size=1.", "within --max-evaluations 9; is given --batch-size 1."),
+        (
+            "as layer='b', or hold it with baseline={'m': \"fixed\"}.",
+            "as --layer 'b', or hold it with --baseline m=fixed.",
+        ),
+        ("Expected --baseline INPUT=VALUE; ops.sum(output=1)", "Expected --baseline INPUT=VALUE; ops.sum(output=1)"),
+    ],
+)
+def test_advice_names_options(said, told):
+    assert cli.as_options(said) == told

@@ -267,7 +267,7 @@ def test_quantised_layers_move_are_cut_and_are_outputs(mode, lora, share):
         whole = aumann.MeanGradient(model, rule=rule).explain(x, 1)
         at = aumann.IntegratedGradients(model, layer="h", rule=rule).explain(x, 1)
         unit = aumann.IntegratedGradients(model, output=aumann.output_of("h"), rule=rule).explain(x, 2)
-        through = aumann.Conductance(model, "h", tolerance=0.05).explain(x, 1)
+        through = aumann.Conductance(model, "h", tolerance=max(0.05, share)).explain(x, 1)
     near(whole.values * x, formula(lambda p: model(p[0])[:, 1], [x], [0], rule)[0][0], share)
     near(at.values, formula(lambda p: out(p[0])[:, 1], [end], [start], rule)[0][0], share)
     near(unit.values, formula(lambda p: h(first(p[0]))[:, 2], [x], [0], rule)[0][0], share)

@@ -213,7 +213,13 @@ METHODS = {
     "mean gradient": lambda f: aumann.MeanGradient(f, max_evaluations=300),
     "directions": lambda f: aumann.ImportantDirectionGradients(f, max_evaluations=300),
     "decisions": lambda f: aumann.IntegratedDecisionGradients(f),
+    "influence": lambda f: aumann.InternalInfluence(behind(f), "all"),
 }
+
+
+def behind(f):
+    """The function after a layer that passes what it is fed."""
+    return keras.Sequential([L.Input((2,)), L.Activation("linear", name="all"), L.Lambda(f)])
 
 
 @pytest.mark.parametrize("name", METHODS)

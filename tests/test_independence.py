@@ -261,3 +261,16 @@ def test_several_inputs_masks_and_lengths():
     inputs = {"x": X, "mask": mask, "lengths": mask.sum(1, keepdims=True).astype("int32")}
     e = aumann.IntegratedGradients(f, rule=RULE).explain(inputs, baseline={"mask": "fixed", "lengths": "fixed"})
     close(e.values["x"], X * mask / mask.sum(1, keepdims=True))
+
+
+def test_a_function_of_a_single_row_is_told_what_helps():
+    weights = ops.convert_to_tensor(X[:, :1])
+
+    def single(x):
+        return ops.tanh(ops.reshape(x, (1, 4))) @ weights[:4]
+
+    with pytest.raises(ValueError, match="takes a single row and no more is given batch_size=1"):
+        aumann.IntegratedGradients(single, rule=RULE).explain(X)
+    e = aumann.IntegratedGradients(single, rule=RULE, batch_size=1).explain(X)
+    many = aumann.IntegratedGradients(lambda x: ops.tanh(x) @ weights[:4], rule=RULE).explain(X)
+    close(e.values, many.values)

@@ -214,6 +214,12 @@ def test_the_declared_rows_are_filled_up(what):
         assert (off <= own.error + other.error).all() and own.converged.all()
         close(own.prediction, other.prediction)
         assert own.provenance["batch_size"] <= rows
+    own, other = (
+        aumann.Conductance(m, m.layers[-2 if what == "recurrent" else 1], tolerance=0.05).explain(x, 1)
+        for m in (fixed, free)
+    )
+    mass = np.abs(other.values).reshape(5, -1).sum(1)
+    assert (np.abs(own.values - other.values).reshape(5, -1).sum(1) <= mass * (own.error + other.error)).all()
 
 
 def test_declared_rows_that_are_not_needed_are_not_kept_to():

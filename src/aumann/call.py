@@ -16,7 +16,7 @@ from aumann.core import baselines, engine, paths, refinement, targets
 from aumann.core.rules import Rule, graded_secant, secant, trapezoid
 from aumann.core.secant import ROUNDING
 from aumann.explanation import Explanation
-from aumann.oracle import elsewhere
+from aumann.oracle import elsewhere, quantised
 from aumann.progress import Tally, reporter
 from aumann.warned import warn
 
@@ -24,6 +24,7 @@ LEAST_EVALUATIONS = 9  # of the first two sums of secants
 PLACES = 64  # at which a gradient is looked for before a model is said to have none
 CLOSELY = 256  # gradients that should have seen whatever a gradient shows
 BLOCK = 1 << 14  # rows whose accounts are drawn up at a time
+ROUNDED = "Quantised layers round what passes them"
 
 
 class CompletenessWarning(UserWarning):
@@ -106,8 +107,8 @@ class Call:
         self.index = index
         self.at_ends = prediction, base_value
         self.cuts = not self.method.complete or self._cuts(prediction)
-        self.complete = self.method.complete and self.cuts and not self.oracle.repeats
-        whole = self.cuts and not self.oracle.by_name and not self.oracle.repeats
+        whole = self.cuts and not self.oracle.repeats
+        self.complete = self.method.complete and whole
         self.spans = self.complete or (self.method.spans and whole)
         with reporter(self.progress) as self.tally:
             done = self.method.sum(self)
@@ -286,9 +287,10 @@ class Call:
         sizes = [refinement.size(v) for v in done.values]
         off, mass = (np.zeros((len(self.leaves), self.rows, len(self.columns))) for _ in range(2))
         for i, part, size in zip(points, done.parts, sizes, strict=True):
-            off[i] += part * size
+            known = np.isfinite(part)
+            off[i] += np.where(known, np.where(known, part, 0) * size, np.inf)
             mass[i] += size
-        return np.divide(off, mass, out=np.zeros_like(off), where=mass > 0)
+        return np.divide(off, mass, out=np.where(off > 0, np.inf, 0), where=mass > 0)
 
     def _account(self, found):
         """Σφ − (F(x) − F(x′)) (n, targets); by row, whether its values are finite, and whether that is too much.
@@ -357,9 +359,8 @@ class Call:
             missing = np.where(unseen[rows], np.abs(residual[rows]), 0).max(1)
             warn(
                 f"The values of rows {arrays.brief(rows)} do not account for F(x) − F(x′): they miss up to "
-                f"{missing.max():.3g} of it, in row {rows[missing.argmax()]}. There F changes in steps, as rounding or "
-                "a comparison give, which no gradient shows, or between all places of the path that were looked at. "
-                "Explain the score before the steps, or choose another baseline; see Explanation.residual.",
+                f"{missing.max():.3g} of it, in row {rows[missing.argmax()]}. {self._why()}; see "
+                "Explanation.residual.",
                 CompletenessWarning,
             )
         above &= ~unseen.any(1)[:, None]
@@ -374,8 +375,23 @@ class Call:
                 ToleranceWarning,
             )
 
+    def _why(self):
+        if quantised(self.oracle.model):
+            return (
+                f"{ROUNDED}, which no gradient shows and no number of gradients makes less. Raise tolerance=, or "
+                "explain the model as it was before it was quantised"
+            )
+        return (
+            "There F changes in steps, as rounding or a comparison give, which no gradient shows, or between all "
+            "places of the path that were looked at. Explain the score before the steps, or choose another baseline"
+        )
+
     def _what_to_do(self, rows):
         steep = np.intersect1d(rows, self.steep)
+        if quantised(self.oracle.model):
+            return (
+                f"{ROUNDED}, and more gradients may not help. Raise tolerance=, or explain the model as it was before"
+            )
         if not len(steep):
             return "Raise max_evaluations= or tolerance=, or choose a nearer baseline"
         ids = any(self.oracle.holds_ids(r.leaves[0]) for r in self.oracle.readings)

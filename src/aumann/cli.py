@@ -10,6 +10,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -24,6 +25,8 @@ from aumann.core.rules import FAMILIES
 BACKENDS = ("tensorflow", "jax", "torch")
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, NotImplementedError, MemoryError)
 SHOWN = 20  # lines of the table
+NAMES = "baseline tolerance max_evaluations rule output layer batch_size compile precision devices target".split()
+ARGUMENTS = re.compile(rf"(?<![\w.(-])({'|'.join(NAMES)})=([\w\"'…]?)")
 
 
 def main(argv=None):
@@ -35,7 +38,7 @@ def main(argv=None):
     args = _parser().parse_args(argv)
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
-        warnings.showwarning = lambda message, *_: print(f"aumann: warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda text, *_: print(f"aumann: warning: {as_options(text)}", file=sys.stderr)
         try:
             args.run(args)
         except KeyboardInterrupt:
@@ -52,9 +55,15 @@ def main(argv=None):
                     f"({storage.brief(error)}). Try model.predict on them; --debug shows where it came about."
                 )
             )
-            print(f"aumann: {said}", file=sys.stderr)
+            print(f"aumann: {as_options(said)}", file=sys.stderr)
             return 2
     return 0
+
+
+def as_options(message):
+    """What is said to callers of `explain`, in the options that stand for its arguments."""
+    text = re.sub(r"""\bbaseline=\{["']([^"'{}]+)["']: "fixed"\}""", r"--baseline \1=fixed", str(message))
+    return re.sub(ARGUMENTS, lambda found: f"--{found[1].replace('_', '-')}{' ' * bool(found[2])}{found[2]}", text)
 
 
 def _parser():

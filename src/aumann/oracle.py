@@ -191,6 +191,8 @@ class Oracle:
             return own[0] if len(own) == 1 else list(own)
         if short and not isinstance(self.output, Place):
             made = {i: (x[:rows], y) for i, (x, y) in made.items() if ops.is_tensor(x)}
+        if outputs is None:
+            return None
         if not made:
             return tree.map_structure(lambda y: y[:rows], outputs) if short else outputs
         self.hidden = any(id(y) in made for y in tree.flatten(outputs))
@@ -736,6 +738,12 @@ def operations(model):
                 found[id(op)] = op
                 todo.append(op)
     return list(found.values())
+
+
+def quantised(model):
+    """Whether a model has layers that Keras has quantised so that they round what passes them."""
+    modes = (str(getattr(layer, "quantization_mode", None)) for layer in [model, *operations(model)])
+    return any(mode.startswith(("int8", "float8")) for mode in modes)
 
 
 def parts(node):

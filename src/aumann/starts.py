@@ -46,8 +46,10 @@ def _split(oracle, structure, leaves, baseline):
         kind = "list"
     arrays = [tables.named(leaf.array, leaf.features) for leaf in leaves]
     given, weights = baselines.split(baseline, oracle.names, kind, arrays)
-    clean = []
-    for (value, is_set), role, leaf in zip(given, oracle.roles, leaves, strict=True):
+    clean, named = [], _named(baseline, [leaf.name for leaf in leaves])
+    for (value, is_set), role, leaf, own in zip(given, oracle.roles, leaves, named, strict=True):
+        if own and role == baselines.FIXED:
+            _refuse_still(value, leaf)
         if role != baselines.FIXED and not (np.isscalar(value) or value is None or callable(value)):
             what = f"the baseline of input {leaf.name!r}"
             value = inputs.by_name(value, what, leaf.features, leaf.rows, is_set)
@@ -55,6 +57,31 @@ def _split(oracle, structure, leaves, baseline):
                 _refuse_wrapped(value, leaf)
         clean.append((value, is_set))
     return clean, weights
+
+
+def _named(baseline, names):
+    """For each input whether its own baseline is a value in a dict or list, which is not made by a function."""
+    baseline = baseline.rows if isinstance(baseline, baselines.Weighted) else baseline
+    each = [None] * len(names)
+    if isinstance(baseline, dict):
+        each = [baseline.get(name) for name in names]
+    elif isinstance(baseline, (list, tuple)) and len(baseline) == len(names):
+        each = baseline
+    return [not (b is None or callable(b) or isinstance(b, str)) for b in each]
+
+
+def _refuse_still(value, leaf):
+    """A baseline of an input that does not move, other than what the input is."""
+    try:
+        same = (np.asarray(value) == leaf.array).all()
+    except Exception:  # whatever other libraries raise
+        same = False
+    if not same:
+        raise ValueError(
+            f"Expected no baseline of input {leaf.name!r}, which is held still: it holds {leaf.array.dtype} that no "
+            f"Embedding reads, as masks and lengths are; received {value!r:.80}. Give a dict that leaves it out or has "
+            f'{{{leaf.name!r}: "fixed"}}; to explain it, declare it as a float input of the model.'
+        )
 
 
 def _refuse_wrapped(ids, leaf):

@@ -233,7 +233,8 @@ def refine(sums, rows, change, tolerance, most, rounding):
                     left = _left(step, trail[:, here], *pace, sums)
                     part[here] = relative(left, step.mass, rounding)
                     trail[:, here] = _differences(step, *pace)
-                left = np.hypot(_left(whole, before, *pace, sums), missed(done.values, here, *change))
+                left, certain = _left(whole, before, *pace, sums), missed(done.values, here, *change)
+                left = np.maximum(left, np.hypot(certain, left / SAFETY))  # values that miss a part err elsewhere too
                 done.error[here] = relative(left, whole.mass, rounding, known(here, *change))
                 moved = _differences(whole, *pace)[0]
                 slow = _observed(before[0], moved, *pace) < SLOW[sums.order == 2]
