@@ -185,7 +185,7 @@ def apply(eqn, ins, axes, out_axes, rows):
     if name == "cond" and axes[0] is None:
         return branch(eqn, ins, axes, rows)
     inner = body(eqn)
-    rule = unit(eqn) or (rule_of(name, here, eqn, axes) if inner is None else composed(inner.jaxpr, here))
+    rule = unit(eqn) or (rule_of(name, here, eqn, axes) if inner is None else composed(inner.jaxpr, here, axes))
     if rule is None:
         return evaluate(inner.jaxpr, inner.consts, ins, axes, rows)
     if blind(axes, out_axes):
@@ -381,10 +381,13 @@ def _unit_name(eqn):
     return name.removeprefix(UNIT) if name.startswith(UNIT) else None
 
 
-def composed(jaxpr, here):
-    """The rule of an operation that only calls others: an elementwise function's if it is one of some substance."""
-    names = set(primitives(jaxpr))
-    if len(here) > 1 or not names & (SMOOTH | {"select_n"}) or not entrywise(jaxpr):
+def composed(jaxpr, here, axes):
+    """The rule of an operation that only calls others: an elementwise function's if it is one of some substance.
+
+    Not where all that it does is choose, by itself or by a condition that it is given: a secant would count the jumps.
+    """
+    names, moving = set(primitives(jaxpr)), [i for i, k in enumerate(axes) if k is not None]
+    if moving != here or len(here) > 1 or not names & SMOOTH or not entrywise(jaxpr):
         return None
     return common(secant.kinked if names & {"select_n", "max", "min", "abs", "clamp"} else secant.smooth)
 
