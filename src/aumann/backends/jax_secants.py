@@ -86,7 +86,7 @@ def spread(jaxpr, axes, rows, through=False):
     places = {v: k for v, k in zip(jaxpr.invars, axes, strict=True) if k is not None}
     for eqn in jaxpr.eqns:
         ins = _at(places, eqn.invars)
-        stopped = eqn.primitive.name == "stop_gradient" and (not through or eqn.invars[0] in shifts)
+        stopped = eqn.primitive.name == "stop_gradient" and (not through or one_of(eqn.invars[0], shifts))
         if not stopped and any(k is not None for k in ins):
             outs = _followed(eqn, ins, rows, through)
             places.update((v, k) for v, k in zip(eqn.outvars, outs, strict=True) if k is not None)
@@ -95,6 +95,11 @@ def spread(jaxpr, axes, rows, through=False):
 
 def _at(places, variables):
     return [None if isinstance(v, Literal) else places.get(v) for v in variables]
+
+
+def one_of(v, variables):
+    """A number that stands in the jaxpr is none, and has no hash."""
+    return not isinstance(v, Literal) and v in variables
 
 
 def is_float(v):
@@ -185,7 +190,7 @@ def apply(eqn, ins, axes, out_axes, rows):
     if name == "cond" and axes[0] is None:
         return branch(eqn, ins, axes, rows)
     inner = body(eqn)
-    rule = unit(eqn) or (rule_of(name, here, eqn, axes) if inner is None else composed(inner.jaxpr, here))
+    rule = unit(eqn) or (rule_of(name, here, eqn, axes) if inner is None else composed(inner.jaxpr, here, axes))
     if rule is None:
         return evaluate(inner.jaxpr, inner.consts, ins, axes, rows)
     if blind(axes, out_axes):
@@ -293,9 +298,9 @@ def kinks(jaxpr, axes, rows, wanted=None):
     for eqn in reversed(jaxpr.eqns):
         ins, outs = _at(places, eqn.invars), [v in needed for v in eqn.outvars]
         stops = eqn.primitive.name == "stop_gradient"
-        if any(outs) and not (stops and eqn.invars[0] in shifts):
+        if any(outs) and not (stops and one_of(eqn.invars[0], shifts)):
             needed.update(v for v in eqn.invars if not isinstance(v, Literal))
-            bare = eqn.primitive.name == "abs" and eqn.invars[0] in positive  # as the logarithm of a sum has it
+            bare = eqn.primitive.name == "abs" and one_of(eqn.invars[0], positive)  # as the logarithm of a sum has it
             if any(k is not None for k in ins) and not bare:
                 found |= _kinks(eqn, ins, _at(places, eqn.outvars), outs, rows)
     return found
@@ -381,10 +386,13 @@ def _unit_name(eqn):
     return name.removeprefix(UNIT) if name.startswith(UNIT) else None
 
 
-def composed(jaxpr, here):
-    """The rule of an operation that only calls others: an elementwise function's if it is one of some substance."""
-    names = set(primitives(jaxpr))
-    if len(here) > 1 or not names & (SMOOTH | {"select_n"}) or not entrywise(jaxpr):
+def composed(jaxpr, here, axes):
+    """The rule of an operation that only calls others: an elementwise function's if it is one of some substance.
+
+    Not where all that it does is choose, by itself or by a condition that it is given: a secant would count the jumps.
+    """
+    names, moving = set(primitives(jaxpr)), [i for i, k in enumerate(axes) if k is not None]
+    if moving != here or len(here) > 1 or not names & SMOOTH or not entrywise(jaxpr):
         return None
     return common(secant.kinked if names & {"select_n", "max", "min", "abs", "clamp"} else secant.smooth)
 
