@@ -272,6 +272,9 @@ def test_quantised_layers_move_are_cut_and_are_outputs(mode, lora, share):
     near(at.values, formula(lambda p: out(p[0])[:, 1], [end], [start], rule)[0][0], share)
     near(unit.values, formula(lambda p: h(first(p[0]))[:, 2], [x], [0], rule)[0][0], share)
     close(unit.prediction, end[:, 2])
+    if mode == "float8" and BACKEND == "tensorflow":  # which has no derivative of a derivative that is cast to float8
+        assert not through.converged.any() and (through.error > 0.5).all()
+        return
     near(through.values, at.values, 0.2)  # out is linear up to its rounding, so that both are ∂F/∂y · Δy
 
 

@@ -47,7 +47,7 @@ def read(model, inputs, fixed):
         array, features = to_array(x, f"input {name!r}", still or _is_text(spec))
         if array.dtype.kind == "b" and (features is not None or tables.is_row(x)) and _as_features(spec, len(flat)):
             array = array.astype("float32")  # indicators, as pandas.get_dummies makes them
-        array = _check(_signed(array), spec, name)
+        array = _check(array, spec, name)
         kind = array.dtype.kind
         role = FIXED if kind == "b" or still else "moves" if kind == "f" else "integer"
         if role != FIXED and 0 in array.shape[1:]:
@@ -172,13 +172,6 @@ def _match(declared, inputs, paths):
             "or a dict with those names."
         )
     return specs
-
-
-def _signed(array):
-    """Whole numbers of 64 bits without a sign, which no framework computes with, as those with a sign, or as floats."""
-    if array.dtype != np.uint64:
-        return array
-    return array.astype(np.int64 if array.max(initial=0) < 2**63 else np.float64)
 
 
 def _check(array, spec, name):

@@ -133,7 +133,9 @@ class Oracle:
     def _feed(self, i, array):
         """Rows of leaf i as the model is fed them: what moves is a float of the path's dtype."""
         floats = self.roles[i] == "moves" or self.kinds[i] == "f"
-        return as_dtype(array, self.dtype, f"input {self.names[i]!r}") if floats else np.ascontiguousarray(array)
+        if floats or (array.dtype == np.uint64 and array.max(initial=0) >= 2**63):
+            return as_dtype(array, self.dtype, f"input {self.names[i]!r}")
+        return np.ascontiguousarray(array, np.int64 if array.dtype == np.uint64 else None)  # torch has no uint64
 
     def _call(self, leaves, given=None, added=None, seen=None, counts=None, units=None):
         """The model's outputs, or for "logits" what stands before the activation that made them.

@@ -180,6 +180,11 @@ def _own_gradient(op):
     return op.node_def.attr["_gradient_op_type"].s if "_gradient_op_type" in op.node_def.attr else None
 
 
+def custom(operations):
+    """Whether some operations bring a gradient of a user's own, as `tf.custom_gradient` makes them."""
+    return any((_own_gradient(op) or b"").startswith(b"CustomGradient") for op in operations)
+
+
 def _linear(op, axes):
     """Whether an operation is affine in what moves. What chooses, an index or a condition, may not."""
     here = [i for i, k in enumerate(axes) if k is not None]
