@@ -357,6 +357,7 @@ KINKED = {
 
 @pytest.mark.parametrize("name", [*SMOOTH, *KINKED])
 def test_kinks_are_seen_in_the_operations(name):
+    keras.utils.set_random_seed(0)
     model = (SMOOTH | KINKED)[name]()
     x = RNG.normal(size=(1, *model.input_shape[1:])).astype("float32")
     e = aumann.IntegratedGradients(model, tolerance=0.3).explain(x, 0)

@@ -127,6 +127,13 @@ def _inside(jaxpr, axes, rows, through):
     return _at(spread(jaxpr, axes, rows, through), jaxpr.outvars)
 
 
+# What keeps a maximum a maximum.
+KEEPING = set(
+    "max is_finite select_n broadcast_in_dim reshape transpose squeeze expand_dims convert_element_type copy "
+    "stop_gradient".split()
+)
+
+
 def maxima(jaxpr):
     """Variables that hold a maximum, or 0 where that is not finite: with its gradient stopped it is what is taken from
     the exponents of a softmax, and changes nothing.
@@ -134,7 +141,7 @@ def maxima(jaxpr):
     found = set()
     for eqn in jaxpr.eqns:
         name, given = eqn.primitive.name, [v for v in eqn.invars if not isinstance(v, Literal)]
-        kept = name in ("max", "is_finite", "select_n", "broadcast_in_dim", "reshape", "stop_gradient")
+        kept = name in KEEPING
         constant = name == "broadcast_in_dim" and not given
         if name == "reduce_max" or constant or (kept and given and all(v in found for v in given)):
             found.update(eqn.outvars)
