@@ -88,8 +88,8 @@ def test_text_is_passed_through_where_it_is_held(kind):
     else:
         with pytest.raises(TypeError, match=r"received text, for which .* has no tensors"):
             explainer.explain(inputs, baseline={"word": "fixed"})
-    with pytest.raises(TypeError, match="Expected numbers for input 'word'"):
-        explainer.explain(inputs)
+    if BACKEND == "tensorflow":  # declared to be text, and read by no Embedding: held by itself, as a mask is
+        assert explainer.explain(inputs).provenance["fixed"] == ["word"]
 
 
 # ---- the dtype of the path -----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from jax.dtypes import canonicalize_dtype
 from jax.extend.core import jaxpr_as_fun
+from keras.src.backend.common.stateless_scope import get_stateless_scope
 from keras.src.utils.backend_utils import TFGraphScope
 
 from aumann.backends import Reads, copies, jax_secants, main_memory, tracing
@@ -90,9 +91,26 @@ def secants(fn, points):
     return gradients(jax_secants.secants(fn, len(points[0])), points)
 
 
+@contextlib.contextmanager
+def _forgotten():
+    """After the block the states that a model has noted are as before: those of a trace mean nothing outside of it."""
+    scope = get_stateless_scope()
+    before = dict(scope.state_mapping) if scope else {}
+    try:
+        yield
+    finally:
+        if scope:
+            scope.state_mapping.clear()
+            scope.state_mapping.update(before)
+
+
 def push(fn, points, directions):
     """Forward mode; where a function has a backward of its own and no forward, the transpose of the pull."""
+    with _forgotten():
+        return _push(fn, points, directions)
 
+
+def _push(fn, points, directions):
     def forward(points, directions):
         return jax.jvp(fn, (points,), (directions,))
 

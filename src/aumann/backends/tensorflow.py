@@ -204,10 +204,15 @@ def curvatures(fn, point, chosen):
 
 
 def push(fn, points, directions):
-    """Forward mode; where a function brings a gradient of its own, the derivative of the pull, which is linear."""
+    """Forward mode; where a function brings a gradient of its own, or an operation, as some loops, has no forward mode,
+    the derivative of the pull, which is linear in what it pulls.
+    """
     before = len(tf.compat.v1.get_default_graph().get_operations())
-    with tf.autodiff.ForwardAccumulator(points, directions) as forward:
-        values = fn(points)
+    try:
+        with tf.autodiff.ForwardAccumulator(points, directions) as forward:
+            values = fn(points)
+    except (TypeError, ValueError, LookupError):  # of the model itself it comes again
+        return _push_by_pulls(fn, points, directions)
     if tensorflow_secants.custom(tf.compat.v1.get_default_graph().get_operations()[before:]):
         return _push_by_pulls(fn, points, directions)
     return values, [forward.jvp(y, tf.UnconnectedGradients.ZERO) for y in values]

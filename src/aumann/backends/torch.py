@@ -42,7 +42,7 @@ def compile(fn, variables, way="eager"):
 
 
 def plain(fn, variables):
-    return compile(fn, variables)
+    return compile(fn, variables, "eager")
 
 
 def constants(fn, rows, *args):
