@@ -42,7 +42,7 @@ ARROWS = {
     "inputs": {"conversion", "core", "oracle", "tables"},
     "call": set("backends core explanation independence inputs oracle progress starts tables warned".split()),
     "independence": {"backends", "core", "oracle", "warned"},
-    "starts": {"core", "inputs", "oracle", "tables"},
+    "starts": {"conversion", "core", "inputs", "oracle", "tables"},
     "interactions": {"call", "core", "explanation", "methods", "warned"},
     "methods": {"backends", "call", "core", "devices", "inputs", "intercept", "places", "prefix", "running"},
     "running": {"backends"},

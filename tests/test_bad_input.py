@@ -318,3 +318,16 @@ def test_a_miss_is_said_with_its_rows_and_never_mended(x):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         explainer.explain(x[:1])
+
+
+@pytest.mark.parametrize("which", ["a", "b"])
+def test_a_baseline_beyond_the_dtype_of_the_path_is_refused_by_its_name(which):
+    """Of every input, also where values are those of one layer."""
+    inputs = [layers.Input((2,), name=name) for name in "ab"]
+    joint = layers.Concatenate(name="joint")(inputs)
+    model = scatter(keras.Model(dict(zip("ab", inputs, strict=True)), layers.Dense(1)(joint)))
+    x = {name: X[:, :2] for name in "ab"}
+    for method in (ig(model), aumann.Conductance(model, "joint", rule=RULE)):
+        refused(lambda method=method: method.explain(x, baseline={which: 1e300}), ValueError, r"1e\+300", "Rescale")
+        with pytest.raises(ValueError, match=f"the baseline of input '{which}'"):
+            method.explain(x, baseline={which: 1e300})

@@ -318,7 +318,7 @@ def gradient_inside(x):
     return ops.sum(jax.grad(inner)(x) * x, axis=1)
 
 
-@pytest.mark.skipif(BACKEND == "torch", reason="TensorFlow and JAX")
+@pytest.mark.skipif(BACKEND == "torch", reason="tests/test_torch_operations.py has its own")
 def test_a_gradient_taken_inside_is_right_or_said_not_to_be():
     """The function jumps where a ReLU turns: what no gradient sees of that is in the error."""
     x = row_points()

@@ -51,7 +51,7 @@ def above(model, inputs):
     return layer, fn
 
 
-@pytest.mark.filterwarnings("ignore:Layer.*mask")
+@pytest.mark.filterwarnings("ignore:Layer.*mask")  # KerasHub's own layers hand masks to some that take none
 @pytest.mark.filterwarnings("ignore::aumann.CompletenessWarning")  # both sums have the same few nodes
 @pytest.mark.parametrize("name", MODELS)
 def test_a_language_model_is_explained_at_its_tokens(name):

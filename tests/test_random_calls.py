@@ -27,6 +27,13 @@ def test_ten_thousand_random_calls():
     held(range(SOME, 10_000 + SOME), 0.3, 0.1)
 
 
+# A guided path to 1e300, infinities of both signs, a path for a method that has one.
+@pytest.mark.parametrize("seed", [21999, 4043, 5082])
+def test_calls_that_were_faults_are_none(seed):
+    _, faults, _, _ = summary([seed])
+    assert not faults, fails(faults)
+
+
 def test_a_call_is_drawn_from_its_seed_alone():
     first, again = draw(5), draw(5)
     assert (first.model, first.method, str(first.inputs)) == (again.model, again.method, str(again.inputs))

@@ -80,7 +80,8 @@ class GuidedIntegratedGradients(Method):
                 return self._join([p * 0 if c[0] is None else c[0] for p, c in zip(points, columns, strict=True)], o)
 
             start, end = (self._join(p, o).astype("float64") for p in (call.start_points(rows, j), ends))
-            shares = walked(gradient, start, end, self.steps, self.fraction, self.distance)
+            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told of the values
+                shares = walked(gradient, start, end, self.steps, self.fraction, self.distance)
             weights = call.starts.weights[rows % len(call.starts.weights), j]
             for value, share in zip(values, self._cut(shares * weights[:, None], o.shapes, "float64"), strict=True):
                 np.add.at(value, (here[:real], target[:real]), share[:real])

@@ -3,6 +3,7 @@
 import numpy as np
 
 from aumann import inputs, tables
+from aumann.conversion import TEXT
 from aumann.core import baselines
 from aumann.oracle import as_dtype
 
@@ -33,8 +34,8 @@ def resolve(oracle, paths, structure, leaves, baseline):
         start, fed = _read(oracle, k, reading, arrays, given)
         points.append(start)
         below |= fed
-    for start, name in zip(points, oracle.labels[: len(points)], strict=False):
-        as_dtype(start, oracle.dtype, f"the baseline of {name!r}")  # refuses what that cannot hold
+    for start, leaf in zip(points, [*oracle.moving, *(r.leaves[0] for r in oracle.readings)], strict=True):
+        as_dtype(start, oracle.dtype, f"the baseline of input {oracle.names[leaf]!r}")  # refuses what that cannot hold
     points = [_own(oracle, path, k, start, arrays) for k, (path, start) in enumerate(zip(paths, points, strict=True))]
     return baselines.together(points, weights, rows), below
 
@@ -125,7 +126,7 @@ def _read(oracle, k, reading, arrays, given):
                 f"Expected integer token ids as the baseline of input {oracle.names[i]!r}, received dtype "
                 f"{array.dtype}. Give ids, or an array of the layer's own shape {reading.shape}."
             )
-        texts, codes = np.unique(array, return_inverse=True) if oracle.kinds[i] == "U" else (None, value)
+        texts, codes = np.unique(array, return_inverse=True) if oracle.kinds[i] in TEXT else (None, value)
         fed[i] = baselines.broadcast(codes, is_set, row, rows, oracle.names[i])
         if texts is not None:
             fed[i] = texts[fed[i]]
@@ -137,7 +138,7 @@ def _read(oracle, k, reading, arrays, given):
         for i, start in fed.items():
             full = np.broadcast_to(start, (n, m, *leaves[i].shape[1:]))
             leaves[i] = full[pairs // m, pairs % m]
-            if oracle.kinds[i] != "U":  # whose dtype is a length
+            if oracle.kinds[i] not in TEXT:  # whose dtype is a length
                 leaves[i] = leaves[i].astype(arrays[i].dtype)
         out[pairs[:real]] = oracle.backend.host(oracle.load(leaves)[0][k])[:real]
     return out.reshape(n, m, *reading.shape), {i: start for i, start in fed.items() if not oracle.holds_ids(i)}

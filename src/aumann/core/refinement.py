@@ -375,9 +375,10 @@ def _wanted(sums, count, error, spent, tolerance, most):
 def total(a, of=lambda a: a):
     """Σ over the features: (rows, targets), some rows at a time, so that nothing as large as the values arises."""
     sums, block = np.empty(a.shape[:2]), max(1, BLOCK // max(1, a[:1].size))
-    for first in range(0, len(a), block):
-        part = of(a[first : first + block])
-        sums[first : first + block] = part.sum(axis=tuple(range(2, a.ndim)), dtype=np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs have no sum, which is told
+        for first in range(0, len(a), block):
+            part = of(a[first : first + block])
+            sums[first : first + block] = part.sum(axis=tuple(range(2, a.ndim)), dtype=np.float64)
     return sums
 
 
