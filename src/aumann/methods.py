@@ -267,8 +267,8 @@ class BlurIntegratedGradients(IntegratedGradients):
     def __init__(self, model, *, sigma=50.0, axes=None, **options):
         if "path" in options:
             raise TypeError(
-                f"Expected no path, since this is the method of one, received path={options['path']!r}. Leave it out, or "
-                "take IntegratedGradients(model, path=…)."
+                f"Expected no path, since this is the method of one, received path={options['path']!r}. Leave it out, "
+                "or take IntegratedGradients(model, path=…)."
             )
         super().__init__(model, path=Blur(sigma, axes), **options)
 
