@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 import aumann
-from aumann.core.rules import Rule
+from aumann.core.quadrature import Rule
 from benchmarks import exactness, networks, record
 from benchmarks.exactness import leaves
 

@@ -16,7 +16,7 @@ import numpy as np
 from keras import Model, Sequential, tree
 
 import aumann
-from aumann import conversion, tables
+from aumann.features import conversion, tables
 
 __all__ = ["Model", "Sequential", "integrated_gradients", "np"]
 

@@ -13,74 +13,33 @@ import aumann
 ROOT = pathlib.Path(aumann.__file__).parent
 FRAMEWORKS = {"tensorflow", "jax", "torch", "pytensor"}
 
-# Room -> the rooms it may import from, at any depth of its code. Imports run one way.
+# Room -> the rooms that it imports from, no more and no fewer. A room is a folder, or a file beside the folders.
 ARROWS = {
-    "core": set(),
-    "core.rules": set(),
-    "core.paths": set(),
-    "core.targets": set(),
-    "core.baselines": set(),
-    "core.credits": set(),
-    "core.engine": {"core.credits"},
-    "core.secant": set(),
-    "core.refinement": {"core.engine", "core.rules"},
-    "intercept": set(),
-    "progress": set(),
-    "warned": set(),
-    "storage": set(),
-    "explanation": {"plots", "storage", "tables"},
-    "plots": {"explanation", "storage"},
-    "regions": {"explanation"},
-    "bases": {"explanation"},
-    "sequences": {"explanation", "storage"},
-    "backends": {"core"},
-    "units": set(),
-    "embedding_inputs": {"core", "intercept"},
-    "oracle": {"backends", "conversion", "core", "embedding_inputs", "intercept", "running", "units"},
-    "tables": set(),
-    "conversion": {"backends", "tables"},
-    "inputs": {"conversion", "core", "oracle", "tables"},
-    "call": set("backends core explanation independence inputs oracle progress starts tables warned".split()),
-    "independence": {"backends", "core", "oracle", "warned"},
-    "starts": {"conversion", "core", "inputs", "oracle", "tables"},
-    "interactions": {"call", "core", "explanation", "methods", "warned"},
-    "methods": {"backends", "call", "core", "devices", "inputs", "intercept", "places", "prefix", "running"},
-    "running": {"backends"},
-    "devices": {"backends"},
-    "core.pace": set(),
-    "prefix": {"core", "intercept", "oracle"},
-    "priors": {"backends", "core", "oracle"},
-    "metrics": {"metrics"},
-    "metrics.maps": {"explanation"},
-    "metrics.probe": {"core", "explanation", "inputs", "metrics.maps", "tables"},
-    "metrics.removal": {"metrics.maps", "metrics.probe"},
-    "metrics.perturbation": {"metrics.maps", "metrics.probe", "metrics.removal"},
-    "metrics.information": set("explanation metrics.maps metrics.perturbation metrics.probe metrics.removal ".split()),
-    "metrics.randomization": {"backends", "explanation", "metrics.maps", "metrics.probe"},
-    "files": {"storage", "warned"},
-    "demo": {"__init__", "storage"},
-    "cli": {"__init__", "core", "demo", "explanation", "files", "inputs", "storage"},
-    "baselines": {"conversion", "core", "tables"},
-    "__init__": set(
-        "baselines bases call core expected explanation independence interactions "
-        "methods metrics places priors regions sequences smooth".split()
-    ),
+    "__init__": set("baselines core explanation transforms".split()),
     "__main__": {"cli"},
-    "places": {"intercept", "oracle"},
-    "layers": {"core", "methods", "places"},
-    "core.spread": set(),
-    "expected": {"core", "methods", "tables"},
-    "smooth": {"call", "core", "explanation", "inputs", "methods", "progress", "tables", "warned"},
-    "guided": {"core", "methods"},
-    "sequential": {"core", "methods"},
+    "backends": {"core"},
+    "baselines": {"core", "features"},
+    "cli": set("__init__ core explanation storage user_warnings".split()),
+    "core": set(),
+    "execution": {"backends"},
+    "explain": set("backends core execution explanation features model user_warnings".split()),
+    "explanation": set("features plots storage".split()),
+    "features": {"backends"},
+    "methods": set("backends core execution explain explanation features model user_warnings".split()),
+    "metrics": set("backends core explanation features model".split()),
+    "model": set("backends core execution features".split()),
+    "plots": {"explanation", "storage"},
+    "storage": set(),
+    "transforms": {"explanation", "storage"},
+    "user_warnings": set(),
 }
 
 
-def rooms():
-    """(name of the room, path) of every file of the package."""
+def files():
+    """(dotted name, path) of every file of the package; a folder stands for its `__init__`."""
     for path in sorted(ROOT.rglob("*.py")):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        yield (name.removesuffix(".__init__") if name != "__init__" else name), path
+        name = ".".join(("aumann", *path.relative_to(ROOT).with_suffix("").parts))
+        yield name.removesuffix(".__init__"), path
 
 
 def imported(path):
@@ -90,55 +49,51 @@ def imported(path):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def inner(name, known):
-    """The room that an import of `aumann…` enters, or None."""
-    if name != "aumann" and not name.startswith("aumann."):
-        return None
-    parts = name.split(".")[1:]
-    for depth in (2, 1):
-        room = ".".join(parts[:depth])
-        if room in known:
-            return room
-    return "__init__"
+KNOWN = dict(files())
 
 
-@pytest.mark.parametrize("room, path", list(rooms()), ids=lambda x: x if isinstance(x, str) else "")
-def test_imports_run_one_way(room, path):
-    family = room.split(".")[0]
-    entry = family if family == "backends" else room
-    assert entry in ARROWS, f"a new room: add {room} and its arrows here and in docs/architecture.md"
-    known = {name for name, _ in rooms()}
-    names = set(imported(path))
-    # `from aumann import backends` enters backends, and only a name of the package itself enters __init__.
-    targets = {inner(n, known) for n in names if n != "aumann" or not any(m.startswith("aumann.") for m in names)}
-    for target in targets - {None, room, "core"}:
-        allowed = {target, target.split(".")[0]} & (ARROWS[entry] | ({"backends"} if family == "backends" else set()))
-        assert allowed, f"{room} may not import {target}"
+def file_of(name):
+    """The file of the package that a dotted name lies in, or None."""
+    while name and name not in KNOWN:
+        name = name.rpartition(".")[0]
+    return name or None
 
 
-@pytest.mark.parametrize("room, path", list(rooms()), ids=lambda x: x if isinstance(x, str) else "")
-def test_frameworks_are_named_only_in_backends(room, path):
-    named = {name.split(".")[0] for name in imported(path)} & FRAMEWORKS
-    if room.startswith("backends."):
-        assert named <= {room.removeprefix("backends.").split("_")[0]}
+IMPORTS = {name: {file_of(n) for n in imported(path)} - {None, name} for name, path in KNOWN.items()}
+
+
+def room(name):
+    parts = name.split(".")
+    return parts[1] if len(parts) > 1 else "__init__"
+
+
+def test_imports_run_along_the_arrows():
+    found = {}
+    for name, others in IMPORTS.items():
+        found.setdefault(room(name), set()).update({room(other) for other in others} - {room(name)})
+    assert found == ARROWS
+
+
+@pytest.mark.parametrize("name, path", list(KNOWN.items()), ids=list(KNOWN))
+def test_frameworks_are_named_only_in_backends(name, path):
+    named = {other.split(".")[0] for other in imported(path)} & FRAMEWORKS
+    if room(name) == "backends":
+        assert named <= {name.removeprefix("aumann.backends.").split("_")[0]}
     else:
         assert not named
 
 
-PLAIN = set(
-    "dataclasses functools itertools math time typing typing.Any collections.abc collections.abc.Callable".split()
-)
+PLAIN = set("collections.abc.Callable dataclasses.dataclass dataclasses.replace functools itertools math".split())
 
 
 def test_the_core_computes_with_numpy_and_keras_ops_alone():
-    for room, path in rooms():
-        if room.startswith("core."):
+    for name, path in KNOWN.items():
+        if room(name) == "core":
             outside = {n for n in imported(path) if not n.startswith(("numpy", "keras.ops", "aumann", "keras"))}
-            assert outside <= {f"dataclasses.{n}" for n in ("dataclass", "replace")} | PLAIN, room
+            assert outside <= PLAIN, name
             assert "keras.Model" not in path.read_text()
 
 
@@ -153,7 +108,7 @@ def test_public_names_are_the_list():
     own = {
         n
         for n, x in vars(library).items()
-        if not n.startswith("_") and getattr(x, "__module__", "") == library.__name__
+        if not n.startswith("_") and getattr(x, "__module__", "").startswith(f"{library.__name__}.")
     }
     assert own | {"Weighted", "weighted"} == set(library.__all__)
     assert all(getattr(library, name).__doc__ for name in library.__all__)

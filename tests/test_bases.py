@@ -12,8 +12,8 @@ from keras import ops
 from sklearn.decomposition import PCA
 
 import aumann
-from aumann import bases
 from aumann.explanation import Explanation, load, walk
+from aumann.transforms import bases
 
 QUICK = settings(deadline=None, max_examples=40)
 RULE = aumann.gauss_legendre(12)

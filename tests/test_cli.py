@@ -17,8 +17,9 @@ from conftest import BACKEND, close, host, mlp, scatter
 from keras import layers
 
 import aumann
-from aumann import cli, files
 from aumann.backends import active
+from aumann.cli import files
+from aumann.cli import main as cli
 
 DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
 NAMES = ["age", "income", "height", "weight"]
@@ -641,7 +642,7 @@ def test_warnings_are_short_and_errors_can_be_traced(desk, out, capsys):
 
 def test_help_imports_no_framework():
     code = (
-        "import sys\nfrom aumann.cli import main\ntry:\n    main(['--help'])\nexcept SystemExit as stopped:\n"
+        "import sys\nfrom aumann.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit as stopped:\n"
         "    assert stopped.code == 0\n"
         "print({'keras', 'tensorflow', 'jax', 'torch', 'pandas', 'matplotlib'} & {*sys.modules})"
     )

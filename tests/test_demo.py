@@ -7,7 +7,8 @@ import pytest
 from conftest import BACKEND
 
 import aumann
-from aumann import cli, demo
+from aumann.cli import demo
+from aumann.cli import main as cli
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from keras import layers
 
 import aumann
 from aumann.backends import active
-from aumann.devices import Crew
-from aumann.running import Running
+from aumann.execution.devices import Crew
+from aumann.execution.options import Running
 
 framework = importlib.import_module(BACKEND)
 

@@ -13,9 +13,9 @@ from conftest import BACKEND, close, mlp, unchanged
 from keras import ops
 
 import aumann
-from aumann.core.rules import Draws, stratified
-from aumann.expected import ExpectedGradients, design
-from aumann.progress import Tally
+from aumann.core.quadrature import Draws, stratified
+from aumann.execution.progress import Tally
+from aumann.methods.expected import ExpectedGradients, design
 
 weighted = aumann.baselines.weighted
 RNG = np.random.default_rng(5)

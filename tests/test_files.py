@@ -19,7 +19,8 @@ import pytest
 from conftest import scatter
 from keras import layers as L
 
-from aumann import cli, files
+from aumann.cli import files
+from aumann.cli import main as cli
 
 BIG = 2**63 + 5
 
@@ -376,7 +377,8 @@ def test_hostile_models_in_a_process_of_their_own(tmp_path, number):
     (tmp_path / "m.keras").write_bytes(spoiled)
     np.save(tmp_path / "x.npy", np.ones((2, 6), "float32"))
     code = (
-        "import resource, sys, aumann.cli\ncode = aumann.cli.main()\nused = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "import resource, sys, aumann.cli.main\ncode = aumann.cli.main.main()\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"
         "print(code, used.ru_utime + used.ru_stime, int(peak.split()[1]) / 1024)"
     )

@@ -17,8 +17,8 @@ from keras import ops
 import aumann
 from aumann import backends
 from aumann.core import secant
-from aumann.intercept import intercepted
-from aumann.units import handlers
+from aumann.model.composite_ops import handlers
+from aumann.model.interception import intercepted
 
 RNG = np.random.default_rng(3)
 W, V = (ops.convert_to_tensor(RNG.normal(size=(6, 6)).astype("float32")) for _ in range(2))

@@ -11,7 +11,8 @@ from keras import ops
 
 import aumann
 from aumann import CompletenessWarning
-from aumann.core import refinement, rules
+from aumann.core import quadrature as rules
+from aumann.core import refinement
 
 ROWS, FEATURES = 16, 12
 X = np.random.default_rng(1).normal(size=(ROWS, FEATURES)).astype("float32")

@@ -152,7 +152,7 @@ def first_two(y):
 
 
 def test_an_explainer_looks_once(monkeypatch):
-    from aumann import independence
+    from aumann.explain import independence
 
     looks = []
     monkeypatch.setattr(independence.Look, "evaluate", lambda self, was=independence.Look.evaluate: (

@@ -9,7 +9,7 @@ from conftest import close, float64, host, mlp, scatter, unchanged
 from keras import ops
 
 import aumann
-from aumann.core.rules import LogRule
+from aumann.core.quadrature import LogRule
 
 L = keras.layers
 

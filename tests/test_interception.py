@@ -15,7 +15,7 @@ from conftest import close, formula, forward, host, mlp, policy, scatter, unchan
 from keras import layers, ops, tree
 
 import aumann
-from aumann.intercept import intercepted
+from aumann.model.interception import intercepted
 
 RULE = aumann.gauss_legendre(5)
 

@@ -9,7 +9,7 @@ from keras import ops
 
 import aumann
 from aumann import backends
-from aumann.places import find
+from aumann.model.layers import find
 
 GAUSS = aumann.gauss_legendre(8)
 

@@ -15,8 +15,8 @@ from keras import ops
 
 import aumann
 from aumann import backends
-from aumann.core import pace
-from aumann.core.pace import Pace, Room
+from aumann.execution import batching as pace
+from aumann.execution.batching import Pace, Room
 
 X = np.random.default_rng(0).normal(size=(300, 4)).astype("float32")
 RULE = aumann.midpoint(8)

@@ -14,8 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aumann import explanation as module
-from aumann import plots
 from aumann.explanation import Explanation, walk
+from aumann.plots import figure as plots
 
 RNG = np.random.default_rng(0)
 WORDS = ["the", "film", "was", "not", "as", "bad", "as", "people", "had", "said,", "and", "I", "would", "watch", "it"]

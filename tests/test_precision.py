@@ -10,7 +10,7 @@ from conftest import BACKEND, policy
 
 import aumann
 from aumann.backends import Switch, active
-from aumann.core.rules import gauss_legendre, midpoint
+from aumann.core.quadrature import gauss_legendre, midpoint
 from aumann.core.secant import ROUNDING
 
 framework = importlib.import_module(BACKEND)

@@ -7,8 +7,9 @@ from conftest import close, policy, scatter, unchanged
 from keras import layers as L
 
 import aumann
-from aumann import backends, prefix
-from aumann.oracle import Leaf
+from aumann import backends
+from aumann.model import affine_prefix as prefix
+from aumann.model.oracle import Leaf
 
 GAUSS = aumann.gauss_legendre(5)
 LINE, PLANE, SPACE = (8, 3), (6, 6, 3), (4, 4, 4, 2)

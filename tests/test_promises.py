@@ -15,7 +15,7 @@ from keras import layers as L
 from keras import tree
 
 import aumann
-from aumann.cli import table
+from aumann.cli.main import table
 
 GAUSS = aumann.gauss_legendre(12)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import aumann
 from aumann.explanation import Explanation, rebuild, walk
-from aumann.regions import segments, xrai
+from aumann.transforms.regions import segments, xrai
 
 QUICK = settings(deadline=None, max_examples=40)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aumann
-from aumann.core.rules import FAMILIES
+from aumann.core.quadrature import FAMILIES
 
 RULES = [f(n) for f in FAMILIES.values() for n in (2, 3, 8, 33, 200)] + [aumann.gauss_legendre(1), aumann.left(1)]
 

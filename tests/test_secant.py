@@ -13,7 +13,7 @@ from keras import ops
 
 import aumann
 from aumann.core import secant
-from aumann.core.rules import Cells
+from aumann.core.quadrature import Cells
 
 RNG = np.random.default_rng(5)
 

@@ -9,7 +9,7 @@ from conftest import close, scatter, value_and_slope
 
 import aumann
 from aumann.explanation import Explanation
-from aumann.sequences import contributions, simplex, to_tfmodisco
+from aumann.transforms.sequences import contributions, simplex, to_tfmodisco
 
 RULE = aumann.gauss_legendre(16)
 

@@ -12,7 +12,7 @@ from keras import ops
 
 import aumann
 from aumann import ExpectedGradients, IntegratedGradients, Saliency, Smooth
-from aumann.core.spread import Spread
+from aumann.core.moments import Spread
 
 RNG = np.random.default_rng(3)
 N, D = 3, 5

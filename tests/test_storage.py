@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import aumann
-from aumann import storage
+from aumann.storage import archive as storage
 
 
 def small(number=1.0):

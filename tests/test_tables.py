@@ -11,8 +11,8 @@ from keras import layers as L
 from keras import ops, tree
 
 import aumann
-from aumann import tables
 from aumann.baselines import Weighted
+from aumann.features import tables
 
 library = aumann.baselines
 RULE = aumann.gauss_legendre(3)

@@ -6,8 +6,8 @@ explanation = ig.explain(inputs, target="predicted", baseline=0.0)
 
 import importlib
 
-from aumann import baselines, bases, regions, sequences
-from aumann.core.rules import (
+from aumann import baselines
+from aumann.core.quadrature import (
     Rule,
     clenshaw_curtis,
     gauss_legendre,
@@ -19,6 +19,7 @@ from aumann.core.rules import (
     trapezoid,
 )
 from aumann.explanation import Explanation, load
+from aumann.transforms import bases, regions, sequences
 
 __all__ = [
     "Blur",
@@ -65,29 +66,29 @@ __all__ = [
 
 _LATER = {  # name: the room where it stands
     "Blur": "core.paths",
-    "BlurIntegratedGradients": "methods",
-    "CompletenessWarning": "call",
-    "Conductance": "layers",
-    "ExpectedGradients": "expected",
-    "GuidedIntegratedGradients": "guided",
-    "HypotheticalContributions": "methods",
-    "ImportantDirectionGradients": "methods",
-    "IndependenceWarning": "independence",
-    "InputXGradient": "methods",
-    "IntegratedDecisionGradients": "methods",
-    "IntegratedGradients": "methods",
-    "IntegratedHessians": "interactions",
-    "Interactions": "interactions",
-    "InternalInfluence": "layers",
-    "MeanGradient": "methods",
+    "BlurIntegratedGradients": "methods.integrated",
+    "CompletenessWarning": "explain.explain",
+    "Conductance": "methods.layer",
+    "ExpectedGradients": "methods.expected",
+    "GuidedIntegratedGradients": "methods.guided",
+    "HypotheticalContributions": "methods.integrated",
+    "ImportantDirectionGradients": "methods.integrated",
+    "IndependenceWarning": "explain.independence",
+    "InputXGradient": "methods.integrated",
+    "IntegratedDecisionGradients": "methods.integrated",
+    "IntegratedGradients": "methods.integrated",
+    "IntegratedHessians": "methods.interactions",
+    "Interactions": "methods.interactions",
+    "InternalInfluence": "methods.layer",
+    "MeanGradient": "methods.integrated",
     "Polyline": "core.paths",
-    "Saliency": "methods",
-    "SequentialIntegratedGradients": "sequential",
-    "Smooth": "smooth",
-    "ToleranceWarning": "call",
-    "attribution": "priors",
-    "input_of": "places",
-    "output_of": "places",
+    "Saliency": "methods.integrated",
+    "SequentialIntegratedGradients": "methods.sequential",
+    "Smooth": "methods.smooth",
+    "ToleranceWarning": "explain.explain",
+    "attribution": "methods.differentiable",
+    "input_of": "model.layers",
+    "output_of": "model.layers",
 }
 
 

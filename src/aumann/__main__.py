@@ -2,7 +2,7 @@
 
 import sys
 
-from aumann.cli import main
+from aumann.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -23,7 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from aumann import storage, tables
+from aumann.features import tables
+from aumann.storage import archive as storage
 
 FORMAT, VERSION = "aumann.Explanation", 4
 MIRRORS, RECORDS = ("values", "inputs", "baseline", "input_error", "standard_error"), ("names", "provenance")
@@ -379,8 +380,8 @@ class Explanation:
         return xr.Dataset(variables, coordinates, attrs={"provenance": json.dumps(self.provenance)})
 
     def plot(self, path=None, **options):
-        """Draws the explanation; see `aumann.plots.plot`, which this calls."""
-        from aumann import plots
+        """Draws the explanation; see `aumann.plots.figure.plot`, which this calls."""
+        from aumann.plots import figure as plots
 
         return plots.plot(self, path, **options)
 

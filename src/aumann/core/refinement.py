@@ -29,7 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aumann.core.engine import above
-from aumann.core.rules import Draws, between, graded, secant, trapezoid
+from aumann.core.quadrature import Draws, between, graded, secant, trapezoid
 
 BLOCK = 1 << 20  # numbers summed at a time
 PART = 1 << 22  # numbers of the values that are refined at a time, where rows are many

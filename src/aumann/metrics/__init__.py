@@ -13,10 +13,10 @@ target where the explanation has several.
 """
 
 from aumann.metrics.information import information_curve
-from aumann.metrics.maps import Completeness, completeness, pointing_game, sparseness
 from aumann.metrics.perturbation import infidelity, max_sensitivity
 from aumann.metrics.randomization import Randomization, randomization
 from aumann.metrics.removal import Curve, cumulative_difference, cumulative_preservation, deletion, insertion
+from aumann.metrics.values_alone import Completeness, completeness, pointing_game, sparseness
 
 __all__ = [
     "Completeness",

@@ -5,10 +5,10 @@ import io
 import numpy as np
 
 from aumann.explanation import channel_axis
-from aumann.metrics.maps import checked_by, optional
 from aumann.metrics.perturbation import generator
 from aumann.metrics.probe import Probe
 from aumann.metrics.removal import Curve
+from aumann.metrics.values_alone import checked_by, optional
 
 THRESHOLDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.10, 0.13, 0.21, 0.34, 0.5, 0.75)
 

@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 from keras import tree
 
-from aumann.metrics.maps import ratio
 from aumann.metrics.probe import LIMIT, Probe
 from aumann.metrics.removal import _whole
+from aumann.metrics.values_alone import ratio
 
 
 def infidelity(

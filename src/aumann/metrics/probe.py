@@ -5,11 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 from keras import tree
 
-from aumann import inputs as arrays
-from aumann import tables
 from aumann.core import baselines, targets
 from aumann.explanation import feature_axes, group_labels, walk
-from aumann.metrics.maps import checked, leaves
+from aumann.features import tables
+from aumann.metrics.values_alone import checked, leaves
+from aumann.model import inputs as arrays
 
 LIMIT = 1 << 22  # numbers of changed inputs that are made at a time
 

@@ -10,8 +10,8 @@ from keras import tree
 
 from aumann import backends
 from aumann.explanation import feature_axes
-from aumann.metrics.maps import checked_by, optional
 from aumann.metrics.probe import Probe
+from aumann.metrics.values_alone import checked_by, optional
 
 
 @dataclass(frozen=True, eq=False)

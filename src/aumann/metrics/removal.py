@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aumann.metrics.maps import checked_by
 from aumann.metrics.probe import LIMIT, Probe, features
+from aumann.metrics.values_alone import checked_by
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,172 @@
+"""Where the paths of a call start: what `baseline=` says, for each point of the oracle."""
+
+import numpy as np
+
+from aumann.core import baselines
+from aumann.features import tables
+from aumann.features.conversion import TEXT
+from aumann.model import inputs
+from aumann.model.oracle import as_dtype
+
+
+def resolve(oracle, paths, structure, leaves, baseline):
+    """The starts of all paths of a call.
+
+    Args:
+        oracle: whose points they are: inputs that move, then what layers read.
+        paths: one for each point, some of which have starts of their own.
+        structure: of the inputs.
+        leaves: of the inputs, whose columns a table is matched with by name.
+        baseline: as `explain` is given it.
+
+    Returns:
+        (`core.baselines.Starts`; for some leaves, baselines (1 or n, 1 or m, *row) that a layer reads as it reads x)
+
+    Raises:
+        ValueError, TypeError: it does not fit the inputs.
+    """
+    arrays = [leaf.array for leaf in leaves]
+    given, weights = _split(oracle, structure, leaves, baseline)
+    rows, points, below = len(arrays[0]), [], {}
+    for i in oracle.moving:
+        value, is_set = given[i]
+        points.append(baselines.broadcast(value, is_set, arrays[i].shape[1:], rows, oracle.names[i]))
+    for k, reading in enumerate(oracle.readings, len(oracle.moving)):
+        start, fed = _read(oracle, k, reading, arrays, given)
+        points.append(start)
+        below |= fed
+    for start, leaf in zip(points, [*oracle.moving, *(r.leaves[0] for r in oracle.readings)], strict=True):
+        as_dtype(start, oracle.dtype, f"the baseline of input {oracle.names[leaf]!r}")  # refuses what that cannot hold
+    points = [_own(oracle, path, k, start, arrays) for k, (path, start) in enumerate(zip(paths, points, strict=True))]
+    return baselines.together(points, weights, rows), below
+
+
+def _split(oracle, structure, leaves, baseline):
+    """A (value, is_set) for each leaf, and the weights of a set."""
+    kind = inputs.packing(structure, len(leaves))
+    if isinstance(structure, (list, tuple)) and kind == "leaf" and isinstance(baseline, (list, tuple)):
+        kind = "list"
+    arrays = [tables.named(leaf.array, leaf.features) for leaf in leaves]
+    given, weights = baselines.split(baseline, oracle.names, kind, arrays)
+    clean, named = [], _named(baseline, [leaf.name for leaf in leaves])
+    for (value, is_set), role, leaf, own in zip(given, oracle.roles, leaves, named, strict=True):
+        if own and role == baselines.FIXED:
+            _refuse_still(value, leaf)
+        if role != baselines.FIXED and not (np.isscalar(value) or value is None or callable(value)):
+            what = f"the baseline of input {leaf.name!r}"
+            value = inputs.by_name(value, what, leaf.features, leaf.rows, is_set)
+            if role == "read" and value.dtype.kind in "iu":
+                _refuse_wrapped(value, leaf)
+        clean.append((value, is_set))
+    return clean, weights
+
+
+def _named(baseline, names):
+    """For each input whether its own baseline is a value in a dict or list, which is not made by a function."""
+    baseline = baseline.rows if isinstance(baseline, baselines.Weighted) else baseline
+    each = [None] * len(names)
+    if isinstance(baseline, dict):
+        each = [baseline.get(name) for name in names]
+    elif isinstance(baseline, (list, tuple)) and len(baseline) == len(names):
+        each = baseline
+    return [not (b is None or callable(b) or isinstance(b, str)) for b in each]
+
+
+def _refuse_still(value, leaf):
+    """A baseline of an input that does not move, other than what the input is."""
+    try:
+        same = (np.asarray(value) == leaf.array).all()
+    except Exception:  # whatever other libraries raise
+        same = False
+    if not same:
+        raise ValueError(
+            f"Expected no baseline of input {leaf.name!r}, which is held still: it holds {leaf.array.dtype} that no "
+            f"Embedding reads, as masks and lengths are; received {value!r:.80}. Give a dict that leaves it out or has "
+            f'{{{leaf.name!r}: "fixed"}}; to explain it, declare it as a float input of the model.'
+        )
+
+
+def _refuse_wrapped(ids, leaf):
+    """Ids that another whole number would stand for, in the dtype that the model reads."""
+    dtype = np.dtype(leaf.declared if leaf.declared and "int" in leaf.declared else leaf.array.dtype)
+    if dtype.kind in "iu" and ids.size:
+        least, most = int(ids.min()), int(ids.max())
+        if least < np.iinfo(dtype).min or most > np.iinfo(dtype).max:
+            raise ValueError(
+                f"Expected ids that {dtype} holds as the baseline of input {leaf.name!r}, received ids from {least} to "
+                f"{most}. Give ids of the model's vocabulary."
+            )
+
+
+def _read(oracle, k, reading, arrays, given):
+    """The baseline of point k, which a layer reads: given there, or by leaf as inputs that it reads.
+
+    Where ids lead to the layer a float constant is one of the layer, as of an Embedding: 0.0 is its zero vector.
+    Otherwise a constant is one of the input. Several inputs that lead to a layer have one constant of the layer
+    together, or baselines of their own.
+
+    Returns:
+        (the baseline at the layer; by leaf those that were given as inputs and are no ids)
+    """
+    rows, fed = len(arrays[0]), {}
+    constants = {i: v for i in reading.leaves if (v := np.asarray(given[i][0])).shape == ()}
+    above = [i for i, v in constants.items() if oracle.holds_ids(i) and v.dtype.kind == "f"]
+    if above:
+        i, v = above[0], constants[above[0]]
+        if len(constants) < len(reading.leaves) or any(other != v for other in constants.values()):
+            raise ValueError(_one_of_two(oracle, reading, given))
+        return baselines.broadcast(given[i][0], given[i][1], reading.shape, rows, reading.place.name), {}
+    for i in reading.leaves:
+        value, is_set = given[i]
+        array = np.asarray(value)
+        row = arrays[i].shape[1:]
+        if len(reading.leaves) == 1 and i not in constants and array.shape[-len(row) :] != row:
+            return baselines.broadcast(value, is_set, reading.shape, rows, oracle.names[i]), {}
+        if oracle.holds_ids(i) and array.dtype.kind == "f":
+            raise TypeError(
+                f"Expected integer token ids as the baseline of input {oracle.names[i]!r}, received dtype "
+                f"{array.dtype}. Give ids, or an array of the layer's own shape {reading.shape}."
+            )
+        texts, codes = np.unique(array, return_inverse=True) if oracle.kinds[i] in TEXT else (None, value)
+        fed[i] = baselines.broadcast(codes, is_set, row, rows, oracle.names[i])
+        if texts is not None:
+            fed[i] = texts[fed[i]]
+    n, m = np.broadcast_shapes(*(start.shape[:2] for start in fed.values()))
+    n = rows if reading.mixed else n
+    out = np.empty((n * m, *reading.shape), oracle.dtype)
+    for pairs, real in oracle.pace("read").groups(n * m):
+        leaves = [x[pairs // m] for x in arrays]
+        for i, start in fed.items():
+            full = np.broadcast_to(start, (n, m, *leaves[i].shape[1:]))
+            leaves[i] = full[pairs // m, pairs % m]
+            if oracle.kinds[i] not in TEXT:  # whose dtype is a length
+                leaves[i] = leaves[i].astype(arrays[i].dtype)
+        out[pairs[:real]] = oracle.backend.host(oracle.load(leaves)[0][k])[:real]
+    return out.reshape(n, m, *reading.shape), {i: start for i, start in fed.items() if not oracle.holds_ids(i)}
+
+
+def _one_of_two(oracle, reading, given):
+    names = [oracle.names[i] for i in reading.leaves]
+    told = ", ".join(f"{np.asarray(given[i][0]).tolist()!r:.40} for {oracle.names[i]!r}" for i in reading.leaves)
+    return (
+        f"Expected one float constant of layer {reading.place.name!r} for all inputs that lead to it, {names}, or a "
+        f"baseline of each of them, ids for ids; received {told} (0.0 where none was given). Give baseline=0.0 for the "
+        f"zero vector of the layer, or a baseline for every one of {names}."
+    )
+
+
+def _own(oracle, path, k, start, arrays):
+    """The start that was given, or the one that a path has by itself."""
+    if not hasattr(path, "start"):
+        return start
+    name = oracle.names[[*oracle.moving, *(r.leaves[0] for r in oracle.readings)][k]]
+    if start.any():
+        raise ValueError(
+            f"Expected no baseline for input {name!r}, whose path {path!r} has its own; received one. Leave it out."
+        )
+    if k >= len(oracle.moving):
+        raise ValueError(
+            f"Expected path {path!r} at an input, received it for {name!r}, which is read by a layer. Give the "
+            "path to another input."
+        )
+    return path.start(arrays[oracle.moving[k]])[:, None]

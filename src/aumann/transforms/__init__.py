@@ -1,0 +1,1 @@
+"""What an explanation says of segments, frequencies and letters."""
