@@ -86,7 +86,8 @@ def test_frameworks_are_named_only_in_backends(name, path):
         assert not named
 
 
-PLAIN = set("collections.abc.Callable dataclasses.dataclass dataclasses.replace functools itertools math".split())
+PLAIN = set("collections.abc.Callable dataclasses.dataclass dataclasses.replace functools itertools math time".split())
+PLAIN |= {"typing.Any"}
 
 
 def test_the_core_computes_with_numpy_and_keras_ops_alone():

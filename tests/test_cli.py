@@ -202,7 +202,10 @@ OPTIONS = {
     "--output": (["--output", "logits"], lambda e, *_: e.provenance["output"] == "logits"),
     "--layer": (["--layer", "LAYER"], lambda e, *_: e.provenance["layers"]),
     "--batch-size": (["--batch-size", "7"], lambda e, *_: e.provenance["batch_size"] == 7),
-    "--compile": (["--compile", active().WAYS[0]], lambda e, *_: e.provenance["compile"] == active().WAYS[0]),
+    "--compile": (
+        ["--compile", active().COMPILE_MODES[0]],
+        lambda e, *_: e.provenance["compile"] == active().COMPILE_MODES[0],
+    ),
     "--precision": (["--precision", "tf32"], lambda e, *_: e.provenance["precision"] == "tf32"),
     "--devices": (["--devices", "all"], lambda e, *_: e.provenance["device"]),
     "--rows": (["--rows", "1:3"], lambda e, *_: len(e) == 2),
@@ -304,13 +307,13 @@ def test_the_other_options(desk, out, x, classifier):
 
 
 def test_how_the_model_is_run(desk, out, x, classifier):
-    way, device = active().WAYS[0], active().devices()[0]
+    way, device = active().COMPILE_MODES[0], active().devices()[0]
     options = ("--compile", way, "--precision", "tf32", "--devices", f"{device},{device}")
     found = explained(desk, out, *options, "--target", "1")
     same(found, api(classifier, x, 1, compile=way, precision="tf32", devices=[device, device]))
     assert found.provenance["device"] == [device, device] and found.provenance["precision"] == "tf32"
     assert explained(desk, out, "--devices", "all").provenance["device"] == device
-    if len(active().WAYS) > 1:
+    if len(active().COMPILE_MODES) > 1:
         assert explained(desk, out, "--compile", "false").provenance["compile"] == way
 
 

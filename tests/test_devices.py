@@ -17,8 +17,8 @@ from keras import layers
 
 import aumann
 from aumann.backends import active
-from aumann.execution.devices import Crew
-from aumann.execution.options import Running
+from aumann.execution.devices import DevicePool
+from aumann.execution.options import ExecutionOptions
 
 framework = importlib.import_module(BACKEND)
 
@@ -105,14 +105,14 @@ def test_one_device_needs_no_thread_and_two_have_one_each(classifier, x):
         together.wait(60)
         return [rows]
 
-    (rows,) = Crew(Running(devices=TWICE)).divide(run, np.arange(5), lambda done: None)
+    (rows,) = DevicePool(ExecutionOptions(devices=TWICE)).divide(run, np.arange(5), lambda done: None)
     assert rows.tolist() == [0, 1, 2, 3, 4]
 
 
 def test_a_name_is_taken_as_it_is_commonly_written():
-    (name,) = Running(devices="cpu").devices
-    assert Running(devices="CPU:0").devices == Running(devices=[name]).devices == (name,)
-    assert Running(devices="all").devices[0] == active().devices()[0]
+    (name,) = ExecutionOptions(devices="cpu").devices
+    assert ExecutionOptions(devices="CPU:0").devices == ExecutionOptions(devices=[name]).devices == (name,)
+    assert ExecutionOptions(devices="all").devices[0] == active().devices()[0]
 
 
 @pytest.fixture

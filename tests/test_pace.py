@@ -16,14 +16,14 @@ from keras import ops
 import aumann
 from aumann import backends
 from aumann.execution import batching as pace
-from aumann.execution.batching import Pace, Room
+from aumann.execution.batching import BatchTuner, MemoryBudget
 
 X = np.random.default_rng(0).normal(size=(300, 4)).astype("float32")
 RULE = aumann.midpoint(8)
 
 
 def room(most=1 << 40):
-    return Room(1, lambda: 2 * most)
+    return MemoryBudget(1, lambda: 2 * most)
 
 
 def tanh(x):
@@ -34,7 +34,7 @@ def tanh(x):
 @given(st.integers(1, 500), st.integers(1, 64), st.booleans())
 def test_groups_visit_every_row_once(rows, size, dynamic):
     visited, widths = [], set()
-    for index, count in Pace(size, room(), dynamic=dynamic).groups(rows):
+    for index, count in BatchTuner(size, room(), dynamic=dynamic).groups(rows):
         visited += list(index[:count])
         widths.add(len(index))
         assert len(index) <= size and (index < rows).all()
@@ -64,7 +64,7 @@ def test_a_long_job_finds_the_fastest_size(guess, best, steepness):
     def seconds(size):
         return 1e-3 * math.exp(steepness * abs(math.log2(size) - best))
 
-    found = Pace(2**guess, room())
+    found = BatchTuner(2**guess, room())
     work_off(found, 10_000_000, seconds)
     assert found.best == 2**best
     time, sizes = work_off(found, 10_000_000, seconds)
@@ -76,14 +76,14 @@ def test_no_size_is_tried_that_does_not_fit_or_was_not_asked_for_or_in_a_short_j
     def falling(size):
         return 1e-3 / size
 
-    _, sizes = work_off(Pace(16, room(64)), 1_000_000, falling)
+    _, sizes = work_off(BatchTuner(16, room(64)), 1_000_000, falling)
     assert max(sizes) == 64
-    assert set(work_off(Pace(16, room(), tuned=False), 1_000_000, falling)[1]) == {16}
-    assert set(work_off(Pace(16, room()), 1000, falling)[1]) == {16}
+    assert set(work_off(BatchTuner(16, room(), tuned=False), 1_000_000, falling)[1]) == {16}
+    assert set(work_off(BatchTuner(16, room()), 1000, falling)[1]) == {16}
 
 
 def test_a_trial_is_a_part_of_the_work_and_the_first_call_is_none():
-    own = Pace(16, room())
+    own = BatchTuner(16, room())
     own.took(16, 16, 1e-3, True)
     assert not own.tried
     size, points = own.next(1_000_000)
@@ -94,7 +94,7 @@ def test_a_trial_is_a_part_of_the_work_and_the_first_call_is_none():
 @given(st.integers(1, 400), st.lists(st.integers(1, 3000), min_size=1, max_size=60))
 def test_shapes_that_are_there_lose_no_more_time_than_compiling_takes(first, calls):
     """Hired skis: what filling up and short calls lose before a shape is compiled is at most what compiling takes."""
-    own = Pace(256, room(), dynamic=False)
+    own = BatchTuner(256, room(), dynamic=False)
     own.compiling, own.speed = 50.0, 0.01
     lost = {}
     for rows in [first, *calls]:
@@ -198,7 +198,7 @@ def small_memory(monkeypatch):
             sizes.append(points)
             return run(*args)
 
-        few.ways = run.ways
+        few.compile_modes = run.compile_modes
         return few
 
     monkeypatch.setattr(backend, "compile", failing)
@@ -248,8 +248,10 @@ def test_the_gradients_of_all_targets_have_to_fit(monkeypatch):
     monkeypatch.setattr(backends.active(), "free", lambda: 2**18)
     monkeypatch.setattr(pace, "LONG", math.inf)
 
-    def size(target, **running):
-        return aumann.IntegratedGradients(model, rule=RULE, **running).explain(X[:99], target).provenance["batch_size"]
+    def size(target, **execution):
+        return (
+            aumann.IntegratedGradients(model, rule=RULE, **execution).explain(X[:99], target).provenance["batch_size"]
+        )
 
     assert 200 < size(0) <= 2**17 // 416 and 80 < size("all") <= 2**17 // 1200
     assert size(0, devices=["cpu", "cpu"]) <= 2**16 // 416  # which share the memory

@@ -324,7 +324,7 @@ def test_elsewhere_the_path_is_that_of_the_inputs(monkeypatch, image, method, ba
 @pytest.mark.parametrize("worth", [1, 4, 5, 1000])
 def test_numbers_at_the_cut_must_be_worth_their_while(monkeypatch, worth):
     """4 → 10 numbers: 40 multiply-adds for 6 numbers more, so that 6 each are too dear; fewer numbers always pay."""
-    monkeypatch.setattr(backends.active(), "NUMBER", worth)
+    monkeypatch.setattr(backends.active(), "OPERATIONS_PER_ELEMENT", worth)
     up, down = (keras.Sequential([L.Input((4,)), L.Dense(n, "relu", name="cut")]) for n in (10, 3))
     assert layers(found(up, (4,))) == (["cut"] if 6 * worth < 40 else None)
     assert layers(found(down, (4,))) == ["cut"]

@@ -8,7 +8,7 @@ from conftest import BACKEND, close, scatter, unchanged
 import aumann
 from aumann import backends
 
-WAYS = {"tensorflow": ("graph", "xla"), "jax": ("xla",), "torch": ("eager", "inductor")}[BACKEND]
+COMPILE_MODES = {"tensorflow": ("graph", "xla"), "jax": ("xla",), "torch": ("eager", "inductor")}[BACKEND]
 QUICK = {"tensorflow": "graph", "jax": "xla", "torch": "eager"}[BACKEND]
 
 
@@ -26,11 +26,11 @@ def model():
 
 
 def test_each_backend_names_what_it_has():
-    assert backends.active().WAYS == WAYS
-    assert backends.way(True) == WAYS[-1]
+    assert backends.active().COMPILE_MODES == COMPILE_MODES
+    assert backends.compile_mode(True) == COMPILE_MODES[-1]
 
 
-@pytest.mark.parametrize("compile", ["auto", True, *WAYS, *([False] if len(WAYS) > 1 else [])])
+@pytest.mark.parametrize("compile", ["auto", True, *COMPILE_MODES, *([False] if len(COMPILE_MODES) > 1 else [])])
 def test_every_way_gives_the_values_of_the_quickest_and_is_told(model, x, compile):
     rule = aumann.gauss_legendre(6)
     expected = aumann.IntegratedGradients(model, rule=rule, compile=QUICK).explain(x, target=[0, 2])
@@ -38,7 +38,7 @@ def test_every_way_gives_the_values_of_the_quickest_and_is_told(model, x, compil
     with unchanged(model):
         found = explainer.explain(x, target=[0, 2])
     close(found.values, expected.values)
-    name = {"auto": QUICK, True: WAYS[-1], False: QUICK}.get(compile, compile)
+    name = {"auto": QUICK, True: COMPILE_MODES[-1], False: QUICK}.get(compile, compile)
     assert found.provenance["compile"] == name
 
     for w in model.weights:  # later training is seen
@@ -73,14 +73,16 @@ def test_the_fastest_way_takes_other_numbers_of_rows(model, x):
 
 
 @pytest.mark.parametrize(
-    "compile", ["jit", 1, None, np.array(["auto"]), *({"graph", "xla", "eager", "inductor"} - {*WAYS})]
+    "compile", ["jit", 1, None, np.array(["auto"]), *({"graph", "xla", "eager", "inductor"} - {*COMPILE_MODES})]
 )
 def test_what_the_backend_lacks_is_refused_by_name(model, compile):
-    with pytest.raises(ValueError, match=f"Expected compile= one of 'auto', True.*'{WAYS[0]}'.*on {BACKEND}; received"):
+    with pytest.raises(
+        ValueError, match=f"Expected compile= one of 'auto', True.*'{COMPILE_MODES[0]}'.*on {BACKEND}; received"
+    ):
         aumann.IntegratedGradients(model, compile=compile)
 
 
-@pytest.mark.skipif(len(WAYS) > 1, reason="this backend has a way that compiles nothing for long")
+@pytest.mark.skipif(len(COMPILE_MODES) > 1, reason="this backend has a way that compiles nothing for long")
 def test_without_compiling_there_is_no_way(model):
     with pytest.raises(ValueError, match="received False"):
         aumann.IntegratedGradients(model, compile=False)

@@ -2,11 +2,11 @@
 
 Each offers the same handful of functions:
 
-    WAYS, AUTO                        names of how it compiles, from the quickest to compile to the fastest to run
-    NUMBER                            multiply-adds that take as long as interpolating and summing a number
+    COMPILE_MODES, AUTO_MODE          names of how it compiles, from the quickest to compile to the fastest to run
+    OPERATIONS_PER_ELEMENT            multiply-adds that take as long as interpolating and summing a number
     dynamic(cells, way)               whether a compiled function takes a new number of rows without compiling again
     compile(fn, variables, way)       fn of lists of tensors, compiled; Keras variables are read, never written; its
-                                      `ways` are the names of how it has been run
+                                      `compile_modes` are the names of how it has been run
     plain(fn, variables)              fn run as it is written, once or twice; None where compiling it is quicker
     constants(fn, rows, *arrays)      numbers that a trace of fn for so many rows writes down once and for all
     trace(fn, *arrays)                run fn, on shapes alone where the framework can -> the Keras variables it read
@@ -148,14 +148,14 @@ def active():
     return importlib.import_module(f"aumann.backends.{name}")
 
 
-def way(compile):
-    """What `compile=` asks for: one of the backend's `WAYS`, or what it takes for "auto"."""
-    ways = active().WAYS
-    if isinstance(compile, bool) and (compile or len(ways) > 1):
-        return ways[-1 if compile else 0]
-    if isinstance(compile, str) and compile in ("auto", *ways):
-        return active().AUTO if compile == "auto" else compile
-    there = [repr(w) for w in ("auto", True, *([False] if len(ways) > 1 else []), *ways)]
+def compile_mode(compile):
+    """What `compile=` asks for: one of the backend's `COMPILE_MODES`, or what it takes for "auto"."""
+    compile_modes = active().COMPILE_MODES
+    if isinstance(compile, bool) and (compile or len(compile_modes) > 1):
+        return compile_modes[-1 if compile else 0]
+    if isinstance(compile, str) and compile in ("auto", *compile_modes):
+        return active().AUTO_MODE if compile == "auto" else compile
+    there = [repr(w) for w in ("auto", True, *([False] if len(compile_modes) > 1 else []), *compile_modes)]
     raise ValueError(
         f"Expected compile= one of {', '.join(there)}, which is what there is on {keras.config.backend()}; received "
         f"{compile!r}. Leave it out, or choose one of these."

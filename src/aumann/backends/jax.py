@@ -13,17 +13,17 @@ from keras.src.utils.backend_utils import TFGraphScope
 from aumann.backends import Reads, copies, jax_secants, main_memory, tracing
 from aumann.backends.jax_secants import operate as operate
 
-WAYS = ("xla",)
-AUTO = "xla"
-NUMBER = 48
+COMPILE_MODES = ("xla",)
+AUTO_MODE = "xla"
+OPERATIONS_PER_ELEMENT = 48
 
 
-def dynamic(cells, way="xla"):
+def dynamic(cells, compile_mode="xla"):
     """Every shape is compiled."""
     return False
 
 
-def compile(fn, variables, way="xla"):
+def compile(fn, variables, compile_mode="xla"):
     """`jax.jit` over (values of the variables, arguments)."""
 
     @jax.jit
@@ -34,7 +34,7 @@ def compile(fn, variables, way="xla"):
     def with_state(*args):
         return run(copies.of(variables), args)
 
-    with_state.ways = {way}
+    with_state.compile_modes = {compile_mode}
     return with_state
 
 

@@ -11,31 +11,31 @@ from aumann.backends import Reads, Switch, copies, main_memory, tensorflow_secan
 from aumann.backends.tensorflow_secants import operate as operate
 from aumann.backends.tensorflow_secants import secants as secants
 
-WAYS = "graph", "xla"
-AUTO = "either"
-NUMBER = 8
+COMPILE_MODES = "graph", "xla"
+AUTO_MODE = "either"
+OPERATIONS_PER_ELEMENT = 8
 PATIENCE = 5  # times of tracing a graph that it runs on one shape before XLA is tried, which compiles for about one
 
 
-def dynamic(cells, way="graph"):
+def dynamic(cells, compile_mode="graph"):
     """Graphs take any number of rows; what XLA compiles, as it does some rules of secants, does not."""
-    return way != "xla" and not cells
+    return compile_mode != "xla" and not cells
 
 
-def compile(fn, variables, way="graph"):
+def compile(fn, variables, compile_mode="graph"):
     """A `tf.function`; variables are captured by reference, so later training is seen without a new trace.
 
     On a device that was named they are arguments, and their copies there are passed. Where XLA fails, as it has no
-    maximum over windows that tells its places, a graph stands in and `ways` say so.
+    maximum over windows that tells its places, a graph stands in and `compile_modes` say so.
     """
 
     def stateless(state, *args):
         with keras.StatelessScope(state_mapping=list(zip(variables, state, strict=False))):
             return fn(*args)
 
-    graphs, refused, ways = {}, set(), {"graph"} if way == "either" else set()
+    graphs, refused, compile_modes = {}, set(), {"graph"} if compile_mode == "either" else set()
 
-    def traced(specs, state, fused=way == "xla"):
+    def traced(specs, state, fused=compile_mode == "xla"):
         signature = [[tf.TensorSpec(x.shape, x.dtype) for x in state], *specs]
         with tracing:
             traced = tf.function(stateless, autograph=False, input_signature=signature, jit_compile=fused or None)
@@ -47,9 +47,9 @@ def compile(fn, variables, way="graph"):
             if key not in graphs:
                 start = time.perf_counter()
                 graph = graphs[key] = traced(specs, state)
-                if way == "either":
+                if compile_mode == "either":
                     long = PATIENCE * (time.perf_counter() - start)
-                    graphs[key] = _Either(graph, lambda: traced(specs, state, True), ways, long)
+                    graphs[key] = _Either(graph, lambda: traced(specs, state, True), compile_modes, long)
         return key, specs
 
     def run(*args):
@@ -60,11 +60,11 @@ def compile(fn, variables, way="graph"):
             key, specs = made(tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), args), state)
         try:
             found = graphs[key](state, *args)
-            if way != "either":
-                ways.add("graph" if key in refused else way)
+            if compile_mode != "either":
+                compile_modes.add("graph" if key in refused else compile_mode)
             return found
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
-            if way == "xla" and key not in refused:
+            if compile_mode == "xla" and key not in refused:
                 refused.add(key)
                 graphs[key] = traced(specs, state, fused=False)
                 return run(*args)
@@ -73,7 +73,7 @@ def compile(fn, variables, way="graph"):
                 "Check that model(inputs) works on these numbers, and ids against the size of their Embedding."
             ) from error
 
-    run.ways = ways
+    run.compile_modes = compile_modes
     return run
 
 
@@ -95,8 +95,8 @@ class _Either:
     long for convolutions, which it is not tried on.
     """
 
-    def __init__(self, graph, fuse, ways, long):
-        self.graph, self.fuse, self.ways, self.long = graph, fuse, ways, long
+    def __init__(self, graph, fuse, compile_modes, long):
+        self.graph, self.fuse, self.compile_modes, self.long = graph, fuse, compile_modes, long
         self.calls, self.least, self.settled = {}, {}, {}  # by shapes: how often, seconds of a call, what was faster
         on_gpu = bool(tf.config.list_logical_devices("GPU"))
         self.only = not on_gpu and any("Conv" in op.type for op in graph.graph.get_operations())
@@ -122,7 +122,7 @@ class _Either:
             return self.graph
         if _timed(fused, args)[1] > min(seconds, _timed(self.graph, args)[1]):
             return self.graph
-        self.ways.add("xla")
+        self.compile_modes.add("xla")
         return fused
 
 

@@ -87,12 +87,12 @@ def secants(fn, points):
     before = {op.name for op in graph.get_operations()}
     values = fn(points)
     operations = [op for op in graph.get_operations() if op.name not in before]
-    _cells.rows, _cells.known, _cells.units = tf.shape(points[0])[0], points[0].shape[0], {}
+    _cells.rows, _cells.known, _cells.composite_ops = tf.shape(points[0])[0], points[0].shape[0], {}
     try:
         _mark(operations, _spread(operations, {point.name: 0 for point in points}, _cells.known), _cells.known)
         columns = [tf.gradients(column, points) for column in tf.unstack(values, num=values.shape[1], axis=1)]
     finally:
-        _cells.rows = _cells.known = _cells.units = None
+        _cells.rows = _cells.known = _cells.composite_ops = None
     return values, [list(row) for row in zip(*columns, strict=True)]
 
 
@@ -219,7 +219,7 @@ def _mark(operations, places, rows):
         if op.type in LOOPS | BRANCHES:
             continue
         if _unit(op):
-            _cells.units.update(((id(op.graph), x.name), k) for x, k in zip(op.inputs, axes, strict=True))
+            _cells.composite_ops.update(((id(op.graph), x.name), k) for x, k in zip(op.inputs, axes, strict=True))
             continue
         moving = [k if _is_float(x) else None for x, k in zip(op.inputs, axes, strict=True)]
         if _linear(op, axes) or all(k is None for k in moving) or not any(map(_is_float, op.outputs)):
@@ -342,7 +342,7 @@ def operate(call, xs, rule, rows):
         y = call(*xs)
 
         def carry(cotangent, variables=()):
-            axes = [_cells.units.get((id(x.graph), x.name)) for x in xs]
+            axes = [_cells.composite_ops.get((id(x.graph), x.name)) for x in xs]
             found = _unit_carried(call, xs, axes, y, cotangent, rule, rows)
             return (found, [None] * len(variables)) if variables else found
 

@@ -13,31 +13,31 @@ from aumann.backends import Reads, Switch, copies, main_memory, torch_inductor, 
 from aumann.backends.torch_secants import Secants
 from aumann.backends.torch_secants import operate as operate
 
-WAYS = "eager", "inductor"
-AUTO = "eager"
-NUMBER = 64
+COMPILE_MODES = "eager", "inductor"
+AUTO_MODE = "eager"
+OPERATIONS_PER_ELEMENT = 64
 
 _one_level = threading.RLock()  # forward mode is of the whole process, and not nested
 
 
-def dynamic(cells, way="eager"):
+def dynamic(cells, compile_mode="eager"):
     """Inductor compiles every shape."""
-    return way == "eager"
+    return compile_mode == "eager"
 
 
-def compile(fn, variables, way="eager"):
+def compile(fn, variables, compile_mode="eager"):
     """Eager unless asked: inductor takes seconds to minutes for each shape, and pays in long jobs."""
 
     def stateless(state, args):
         with torch.no_grad(), keras.StatelessScope(state_mapping=list(zip(variables, state, strict=True))):
             return fn(*args)
 
-    once = torch_inductor.compile(stateless) if way == "inductor" else stateless
+    once = torch_inductor.compile(stateless) if compile_mode == "inductor" else stateless
 
     def run(*args):
         return once([value.detach() for value in copies.of(variables)], args)
 
-    run.ways = {way}
+    run.compile_modes = {compile_mode}
     return run
 
 

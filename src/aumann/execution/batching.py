@@ -17,7 +17,7 @@ PARTS = 6, 20  # a trial is at most one part of six of what is left, and at leas
 FRESH = 0.1  # seconds for which it holds how much memory is free: asking takes 0.1 ms, and a call asks three times
 
 
-class Room:
+class MemoryBudget:
     """How many points fit into memory.
 
     Args:
@@ -41,7 +41,7 @@ class Room:
         self.most = max(1, min(self.most, size // 2))
 
 
-class Pace:
+class BatchTuner:
     """Points per call of one compiled function.
 
     Args:

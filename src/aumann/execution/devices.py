@@ -14,29 +14,29 @@ class _Stopped(Exception):
     """Raised in a thread whose sum nobody waits for any more."""
 
 
-class Crew:
+class DevicePool:
     """The devices of one call, each with its own copies of the model's variables, made once for the call.
 
     Args:
-        running: `aumann.execution.options.Running`.
+        execution: `aumann.execution.options.ExecutionOptions`.
 
     Attributes:
         used: how many of the devices have had rows.
     """
 
-    def __init__(self, running):
-        self.running, self.backend, self.used = running, backends.active(), 1
-        self.copies = [{} for _ in running.devices or ()]
+    def __init__(self, execution):
+        self.execution, self.backend, self.used = execution, backends.active(), 1
+        self.copies = [{} for _ in execution.devices or ()]
 
     @property
     def names(self):
         """Of the devices that were used; one name if it was one; None if none was named."""
-        names = (self.running.devices or ())[: self.used]
+        names = (self.execution.devices or ())[: self.used]
         return list(names) if len(names) > 1 else next(iter(names), None)
 
     def at(self, k=0):
         """A context, for whichever thread enters it, of computing on device k to the precision that was asked for."""
-        names, precision = self.running.devices, self.running.precision
+        names, precision = self.execution.devices, self.execution.precision
         place = self.backend.on(names[k], self.copies[k]) if names else contextlib.nullcontext()
 
         @contextlib.contextmanager

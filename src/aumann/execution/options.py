@@ -10,7 +10,7 @@ PRECISIONS = "full", "tf32"
 
 
 @dataclass(frozen=True)
-class Running:
+class ExecutionOptions:
     """What every method is told of the machine.
 
     Args:
@@ -35,7 +35,7 @@ class Running:
     devices: str | list | tuple | None = None
 
     def __post_init__(self):
-        backends.way(self.compile)
+        backends.compile_mode(self.compile)
         size = self.batch_size
         if size != "auto" and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):
             raise ValueError(
@@ -77,10 +77,10 @@ def _kind(name):
 
 def settings(method, given):
     """`Running` from the keywords that are left of a method's own."""
-    known = [f.name for f in fields(Running)]
+    known = [f.name for f in fields(ExecutionOptions)]
     if unknown := [name for name in given if name not in known]:
         raise TypeError(
             f"{method}() got an unexpected keyword argument {unknown[0]!r}. Besides its own it takes "
             f"{', '.join(known)}."
         )
-    return Running(**given)
+    return ExecutionOptions(**given)

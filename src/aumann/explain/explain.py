@@ -62,9 +62,9 @@ class Call:
     drawn, index, base_value, tolerance, laid, steep = False, None, None, None, False, ()
     places = np.linspace(0, 1, 65)
 
-    def __init__(self, method, oracle, structure, leaves, target, baseline, progress, crew):
+    def __init__(self, method, oracle, structure, leaves, target, baseline, progress, device_pool):
         self.method, self.oracle, self.structure, self.leaves = method, oracle, structure, leaves
-        self.target, self.progress, self.crew = target, progress, crew
+        self.target, self.progress, self.device_pool = target, progress, device_pool
         self.rows = rows = len(leaves[0].array)
         self.arrays = [leaf.array for leaf in leaves]
         self.batch_size = oracle.batch_size
@@ -154,7 +154,7 @@ class Call:
         def part(rows, tally):
             return engine.integrate(step, work.of(rows), pace, o.backend, tally)
 
-        found = self.crew.divide(part, rows, self.tally)
+        found = self.device_pool.divide(part, rows, self.tally)
         self.batch_size = pace.size
         points = engine.pack(work.points, pace.size, int(rule.cells)).points
         self.laid |= o.lays(self.paths, self.method.credit, self.starts.count, points, len(self.columns))
@@ -252,7 +252,7 @@ class Call:
         """Relative error of values that is there whatever is done: of the sums, or of coarser numbers inside."""
         inside = [getattr(self.oracle.model, "compute_dtype", None)]
         if self.oracle.dtype == "float32":
-            inside.append(self.method.running.precision)
+            inside.append(self.method.execution.precision)
         return max(16 * ROUNDING[self.oracle.dtype], *(2 * ROUNDING.get(name, 0) for name in inside))
 
     def change(self, rows):
@@ -760,7 +760,7 @@ class Call:
     def _provenance(self, weights):
         o, output = self.oracle, self.method.output
         versions, device = o.backend.describe()
-        precision = self.method.running.precision
+        precision = self.method.execution.precision
         if o.by_name:
             layers = {r.place.name: r.place.side for r in o.inner or o.readings}
         else:
@@ -780,11 +780,11 @@ class Call:
             **({"fixed": f} if (f := [n for n, r in zip(o.names, o.roles, strict=True) if r == "fixed"]) else {}),
             "baselines": self.starts.count,
             "batch_size": self.batch_size,
-            **({"compile": " and ".join(o.ways)} if o.ways else {}),
+            **({"compile": " and ".join(o.compile_modes)} if o.compile_modes else {}),
             "dtype": o.dtype,
             **({} if precision == "full" else {"precision": precision}),
             "backend": keras.config.backend(),
-            "device": self.crew.names or device,
+            "device": self.device_pool.names or device,
             "versions": {"aumann": version("aumann"), "keras": keras.__version__, "numpy": np.__version__, **versions},
             "model": weights,
         }

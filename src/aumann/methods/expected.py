@@ -54,7 +54,7 @@ class ExpectedGradients(Method):
             row whose samples do not suffice is sampled anew with as many as should.
         max_evaluations: with a tolerance, gradients spent on a row at most, 2000 unless given.
         seed: whole number ≥ 0, of a generator of the call's own.
-        running: as for `IntegratedGradients`.
+        execution: as for `IntegratedGradients`.
 
     Source: Erion, Janizek, Sturmfels, Lundberg, Lee (2021), Improving performance of deep learning models with
     axiomatic attribution priors and expected gradients.
@@ -70,9 +70,9 @@ class ExpectedGradients(Method):
         tolerance=None,
         max_evaluations=None,
         seed=0,
-        **running,
+        **execution,
     ):
-        super().__init__(model, output=output, layer=layer, **running)
+        super().__init__(model, output=output, layer=layer, **execution)
         self.samples = None if samples is None else whole(samples, 2, "samples", 200)
         self.tolerance = tolerance_or("samples", samples, tolerance, max_evaluations, TOLERANCE)
         most = MAX_EVALUATIONS if max_evaluations is None else max_evaluations

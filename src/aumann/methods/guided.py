@@ -31,7 +31,7 @@ class GuidedIntegratedGradients(Method):
     `batch_size`, the number of rows that walk side by side.
 
     Args:
-        model, output, layer, running: as for `IntegratedGradients`.
+        model, output, layer, execution: as for `IntegratedGradients`.
         steps: pieces of equal length, in the L1 distance, that the path is made of.
         fraction: share of the features, the least sensitive ones, that are moved at a time, in [0, 1]; with 1, and
             with distance 0, the path is straight.
@@ -43,8 +43,8 @@ class GuidedIntegratedGradients(Method):
     Source: Kapishnikov et al. (2021), Guided Integrated Gradients: an Adaptive Path Method for Removing Noise.
     """
 
-    def __init__(self, model, *, output=None, layer=None, steps=200, fraction=0.25, distance=0.02, **running):
-        super().__init__(model, output=output, layer=layer, **running)
+    def __init__(self, model, *, output=None, layer=None, steps=200, fraction=0.25, distance=0.02, **execution):
+        super().__init__(model, output=output, layer=layer, **execution)
         if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
             raise ValueError(f"Expected a whole number of steps ≥ 1, received {steps!r}. Give for example 200.")
         for name, share in (("fraction", fraction), ("distance", distance)):
@@ -55,7 +55,7 @@ class GuidedIntegratedGradients(Method):
     def sum(self, call):
         m, k = call.starts.count, call.index.shape[1]
         call.tally.expect(call.rows * m * k * (self.steps + 1))
-        values = call.crew.divide(functools.partial(self._walk, call), np.arange(call.rows), call.tally)
+        values = call.device_pool.divide(functools.partial(self._walk, call), np.arange(call.rows), call.tally)
         call.places = np.linspace(0, 1, 65)
         call.exactness = {"steps": self.steps, "fraction": self.fraction, "distance": self.distance}
         spent = np.full(call.rows, m * k * (self.steps + 1))

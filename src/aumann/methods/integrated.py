@@ -11,7 +11,7 @@ from aumann import backends
 from aumann.core import baselines, credits, targets
 from aumann.core.paths import Blur, straight
 from aumann.core.quadrature import Rule, right
-from aumann.execution.devices import Crew
+from aumann.execution.devices import DevicePool
 from aumann.execution.options import settings
 from aumann.explain.explain import LEAST_EVALUATIONS, Call, fingerprint
 from aumann.model import inputs as arrays
@@ -27,7 +27,7 @@ class Method:
     """What every method has: a model, what of it is explained, and how many rows it is called with.
 
     Arguments are those of `IntegratedGradients` that have to do with the model: `output`, `layer`, and of its
-    `running`.
+    `execution`.
     """
 
     path = staticmethod(straight)
@@ -36,7 +36,7 @@ class Method:
     complete = True  # whether the values add up to F(x) − F(x′), as far as they are exact
     spans = False  # whether, complete or not, they see the whole path: where all are zero, F cannot change
 
-    def __init__(self, model, *, output=None, layer=None, **running):
+    def __init__(self, model, *, output=None, layer=None, **execution):
         if not callable(model):
             raise TypeError(
                 f"Expected a Keras model or a function, received {type(model).__name__}. "
@@ -51,11 +51,11 @@ class Method:
             raise TypeError(f"Expected a model, received the class {model.__name__}. Make an instance of it.")
         if isinstance(output, Place):
             output = find(model, output, "output")
-        self.model, self.output, self.running = model, output, settings(type(self).__name__, running)
-        if hasattr(model, "pull") and len(self.running.devices or ()) > 1:
+        self.model, self.output, self.execution = model, output, settings(type(self).__name__, execution)
+        if hasattr(model, "pull") and len(self.execution.devices or ()) > 1:
             raise ValueError(
                 f"Expected one device for a graph of another framework, which runs where that puts it; received "
-                f"devices={running['devices']!r}. Leave devices= out."
+                f"devices={execution['devices']!r}. Leave devices= out."
             )
         self.places = None if layer is None else find_all(model, layer)
         self.inner = ()
@@ -84,7 +84,7 @@ class Method:
             ValueError, TypeError: inputs, target or baseline do not fit; nothing has been changed.
         """
         call = self.call(inputs, target, baseline, progress)
-        with self.at_work(call.crew), ThreadPoolExecutor(1) as aside:
+        with self.at_work(call.device_pool), ThreadPoolExecutor(1) as aside:
             weights = aside.submit(fingerprint, self.model)  # while the device is busy
             return call.oracle.within_memory(call.explanation, weights)
 
@@ -116,16 +116,16 @@ class Method:
             raise
 
     def _called(self, structure, leaves, target, baseline, progress):
-        crew = Crew(self.running)
-        with crew.backend.arithmetic(self.running.precision):
+        device_pool = DevicePool(self.execution)
+        with device_pool.backend.arithmetic(self.execution.precision):
             oracle = self._oracle(structure, leaves)
-        with self.at_work(crew):
-            return Call(self, oracle, structure, leaves, target, baseline, progress, crew)
+        with self.at_work(device_pool):
+            return Call(self, oracle, structure, leaves, target, baseline, progress, device_pool)
 
     @contextlib.contextmanager
-    def at_work(self, crew):
-        """A context in which the model is run as `running` tells, on the first of its devices."""
-        with crew.at(), crew.backend.inference(self.model):
+    def at_work(self, device_pool):
+        """A context in which the model is run as `execution` tells, on the first of its devices."""
+        with device_pool.at(), device_pool.backend.inference(self.model):
             yield
 
     def predict(self, inputs, target=None, fixed=()):
@@ -145,7 +145,7 @@ class Method:
         """
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: name in fixed)
         call = self._call(structure, leaves, target, 0.0, None)
-        with self.at_work(call.crew):
+        with self.at_work(call.device_pool):
             _, prediction = call._predict()
         return prediction if targets.is_several(target) else prediction[:, 0]
 
@@ -153,7 +153,7 @@ class Method:
         """The index (n,) that target="predicted", or a tuple that ends in it, stands for in each row; see `predict`."""
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: name in fixed)
         call = self._call(structure, leaves, target, 0.0, None)
-        with self.at_work(call.crew):
+        with self.at_work(call.device_pool):
             call.index, _ = call._predict()
         return np.array(call.predicted)
 
@@ -183,7 +183,7 @@ class Method:
         kinds = tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
         key = str(structure), kinds, self._fill
         if key not in self._oracles:
-            how = self.output, self.places, self.inner, self.running, self._fill
+            how = self.output, self.places, self.inner, self.execution, self._fill
             self._oracles[key] = Laid(self.model, structure, leaves, *how)
         return self._oracles[key]
 
@@ -212,8 +212,8 @@ class IntegratedGradients(Method):
             `aumann.Blur`, or a function (start, end, t) -> point, or -> (point, velocity), in operators or keras.ops;
             start is (1|S, 1|M, *row), end (S, 1, *row), t (S, M, 1, …), point (S, M, *row). For several inputs a list
             or dict like them gives each its own; one left out of a dict goes straight.
-        running: how the model is run, as fields of `aumann.execution.options.Running`: `batch_size`, `compile`,
-            `precision`, `devices`.
+        execution: how the model is run, as fields of `aumann.execution.options.ExecutionOptions`: `batch_size`,
+            `compile`, `precision`, `devices`.
 
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
     """
@@ -231,9 +231,9 @@ class IntegratedGradients(Method):
         max_evaluations=None,
         rule=None,
         path=straight,
-        **running,
+        **execution,
     ):
-        super().__init__(model, output=output, layer=layer, **running)
+        super().__init__(model, output=output, layer=layer, **execution)
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"Expected a rule, received {rule!r}. Give one such as aumann.gauss_legendre(50).")
         if path is not straight and not self.bends:
@@ -337,8 +337,8 @@ class HypotheticalContributions(IntegratedGradients):
 class InputXGradient(Method):
     """(x − x′) ∘ ∇F(x): integrated gradients by the gradient at the input alone. One gradient a row and baseline.
 
-    Complete only where F is linear; `residual` tells how far it is from that. Arguments: `output`, `layer`, `running`,
-    as for `IntegratedGradients`.
+    Complete only where F is linear; `residual` tells how far it is from that. Arguments: `output`, `layer`,
+    `execution`, as for `IntegratedGradients`.
 
     Source: Shrikumar et al. (2016), Not Just a Black Box.
     """
@@ -352,7 +352,7 @@ class InputXGradient(Method):
 class Saliency(InputXGradient):
     """∇F(x), signed: a path of one point, the input. One gradient a row. Take np.abs of the values for the magnitude.
 
-    Arguments: `output`, `layer`, `running`, as for `IntegratedGradients`.
+    Arguments: `output`, `layer`, `execution`, as for `IntegratedGradients`.
 
     Source: Simonyan, Vedaldi, Zisserman (2013), Deep Inside Convolutional Networks.
     """

@@ -22,7 +22,7 @@ from keras import ops, tree
 from aumann.core import engine, refinement
 from aumann.core.quadrature import LogRule, gauss_legendre, log_gauss
 from aumann.core.secant import ROUNDING
-from aumann.execution.batching import Pace, Room
+from aumann.execution.batching import BatchTuner, MemoryBudget
 from aumann.explain.explain import CompletenessWarning
 from aumann.explanation import Explanation, feature_labels, group_labels, walk
 from aumann.methods.integrated import TOLERANCE, Method, tolerance_or
@@ -130,7 +130,7 @@ class IntegratedHessians(Method):
     would seem not to. A warning says so; explain such a model with softplus or GELU in place of ReLU.
 
     Args:
-        model, output, layer, running: as for `aumann.IntegratedGradients`.
+        model, output, layer, execution: as for `aumann.IntegratedGradients`.
         tolerance: relative L1 error of a row's values at which it is done, 0.01 unless a rule is given.
         max_evaluations: nodes spent on a row and baseline at most.
         rule: as `aumann.log_gauss(12)`, in place of a tolerance.
@@ -149,9 +149,9 @@ class IntegratedHessians(Method):
         tolerance=None,
         max_evaluations=None,
         rule=None,
-        **running,
+        **execution,
     ):
-        super().__init__(model, output=output, layer=layer, **running)
+        super().__init__(model, output=output, layer=layer, **execution)
         if rule is not None and not isinstance(rule, LogRule):
             raise TypeError(
                 f"Expected a rule for the density −ln t, received {rule!r}. Give one such as aumann.log_gauss(12)."
@@ -246,8 +246,8 @@ class IntegratedHessians(Method):
         fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.points
         call.tally.expect(len(rows) * work.points)
         if (*key, fit) not in self._paces:
-            room, tuned = Room(o.room.size, o.room.free, fit), o.running.batch_size == "auto"
-            self._paces[*key, fit] = Pace(min(o.batch_size, fit), room, tuned, o.dynamic(False), laid=True)
+            room, tuned = MemoryBudget(o.room.size, o.room.free, fit), o.execution.batch_size == "auto"
+            self._paces[*key, fit] = BatchTuner(min(o.batch_size, fit), room, tuned, o.dynamic(False), laid=True)
         pace = self._paces[*key, fit]
 
         def part(rows, tally):
@@ -258,7 +258,7 @@ class IntegratedHessians(Method):
 
             return engine.integrate(step, work.of(rows), pace, o.backend, tally)
 
-        matrix = call.crew.divide(part, rows, call.tally)
+        matrix = call.device_pool.divide(part, rows, call.tally)
         return matrix + call.integrate(rows, gauss_legendre(len(rule)))
 
     def _grouped(self, values):

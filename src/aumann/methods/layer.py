@@ -36,7 +36,7 @@ class Conductance(IntegratedGradients):
         tolerance=None,
         max_evaluations=None,
         rule=None,
-        **running,
+        **execution,
     ):
         super().__init__(
             model,
@@ -44,7 +44,7 @@ class Conductance(IntegratedGradients):
             tolerance=tolerance,
             max_evaluations=max_evaluations,
             rule=rule,
-            **running,
+            **execution,
         )
         self.inner = find_all(model, layer)
 

@@ -82,7 +82,7 @@ class Smooth:
         found = Spread(4 if self.moment == "variance" else 2)
         ends, spent, converged = Spread(), 0, True
         with (
-            method.at_work(call.crew),
+            method.at_work(call.device_pool),
             ThreadPoolExecutor(1) as aside,
             reporter(progress) as tally,
             warnings.catch_warnings(),

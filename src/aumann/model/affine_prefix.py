@@ -187,7 +187,7 @@ def find(oracle):
         found.append(Prefix(tuple(layers), tuple(shapes), work))
 
     def worth(prefix):
-        return gain(prefix, oracle.shapes[0], oracle.backend.NUMBER)
+        return gain(prefix, oracle.shapes[0], oracle.backend.OPERATIONS_PER_ELEMENT)
 
     best = max(found, key=worth, default=None)
     return best if best and worth(best) > 0 else None

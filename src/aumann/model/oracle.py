@@ -21,11 +21,11 @@ from aumann.core.credits import slope
 from aumann.core.paths import chorded, moving
 from aumann.core.secant import KINKED, following
 from aumann.core.targets import Output
-from aumann.execution.batching import Pace, Room
-from aumann.execution.options import Running
+from aumann.execution.batching import BatchTuner, MemoryBudget
+from aumann.execution.options import ExecutionOptions
 from aumann.features.conversion import TEXT
 from aumann.model import embedding_inputs
-from aumann.model.composite_ops import handlers as units_of
+from aumann.model.composite_ops import handlers as composite_ops_of
 from aumann.model.embedding_inputs import Reading, row_of
 from aumann.model.interception import Place, intercepted, visited
 
@@ -76,14 +76,14 @@ class Oracle:
         output: None, the name or index of an output, "logits", or a `Place` whose contents are the outputs.
         places: places which move along the path instead of the inputs that they are made of; None for every Embedding.
         inner: places at which F is differentiated while the inputs move; none for at what moves.
-        running: how the model is run, None for the usual way.
+        execution: how the model is run, None for the usual way.
         fill: rows that the model has to be called with, if it does not take any number: the last one is repeated.
     """
 
-    def __init__(self, model, structure, leaves, output, places=None, inner=(), running=None, fill=None):
+    def __init__(self, model, structure, leaves, output, places=None, inner=(), execution=None, fill=None):
         self.backend = backends.active()
-        self.running = running or Running()
-        self.way, self._made = backends.way(self.running.compile), []
+        self.execution = execution or ExecutionOptions()
+        self.compile_mode, self._made = backends.compile_mode(self.execution.compile), []
         self.model, self.structure, self.output, self.fill = model, structure, output, fill
         self.names = [leaf.name for leaf in leaves]
         self.roles = [leaf.role for leaf in leaves]
@@ -119,7 +119,7 @@ class Oracle:
         self._compiled, self._paces, self._kinked, self._first = {}, {}, {}, first
         self.looks = {}  # whether rows are independent, by target functions: see `explain/independence.py`
         # what a forward pass makes, and as much again on the way back
-        self.room = Room(2 * self.width * np.dtype(self.dtype).itemsize, self._free)
+        self.room = MemoryBudget(2 * self.width * np.dtype(self.dtype).itemsize, self._free)
         self.results = [r.shape for r in self.inner] or self.shapes
         moved = [] if self.inner else [self.names[i] for i in self.moving]
         self.labels = moved + labels([r.place for r in self.inner or self.readings])
@@ -138,7 +138,7 @@ class Oracle:
             return as_dtype(array, self.dtype, f"input {self.names[i]!r}")
         return np.ascontiguousarray(array, np.int64 if array.dtype == np.uint64 else None)  # torch has no uint64
 
-    def _call(self, leaves, given=None, added=None, seen=None, counts=None, units=None):
+    def _call(self, leaves, given=None, added=None, seen=None, counts=None, composite_ops=None):
         """The model's outputs, or for "logits" what stands before the activation that made them.
 
         Args:
@@ -179,7 +179,7 @@ class Oracle:
         try:
             with (
                 intercepted(self.outside),
-                intercepted(units or {}),
+                intercepted(composite_ops or {}),
                 intercepted(visited({*seen, *(p for p, _ in (*given, *added))}, visit)),
                 intercepted(dict.fromkeys(self.activations, remember)),
             ):
@@ -223,14 +223,14 @@ class Oracle:
             leaves[i] = x
         return leaves, _at(self.readings, points[len(self.moving) :])
 
-    def flat(self, points, side, functions=(), units=None, added=(), held=()):
+    def flat(self, points, side, functions=(), composite_ops=None, added=(), held=()):
         """All outputs of a row end to end, then one position for each function: (rows, positions).
 
         `added` to what passes the inner places, or `held` there.
         """
         leaves, given = self._join(points, side)
         given |= _at(self.inner[: len(held)], held)
-        structure = self._call(leaves, given, _at(self.inner[: len(added)], added), units=units)
+        structure = self._call(leaves, given, _at(self.inner[: len(added)], added), composite_ops=composite_ops)
         return self._vector(structure, functions, leaves[0].shape[0])
 
     def _vector(self, structure, functions, rows=None):
@@ -276,9 +276,9 @@ class Oracle:
                 f"received {type(error).__name__} from inside it: {error}. Compute with the outputs alone; {BESIDE}."
             ) from error
 
-    def values(self, points, side, index, functions=(), units=None):
+    def values(self, points, side, index, functions=(), composite_ops=None):
         """F at points: (rows, targets)."""
-        return ops.take_along_axis(self.flat(points, side, functions, units), index, axis=1)
+        return ops.take_along_axis(self.flat(points, side, functions, composite_ops), index, axis=1)
 
     def gradients(self, points, side, index, functions=(), cells=False):
         """F (rows, targets), and for each point a list over targets of ∂F/∂point or None where F is independent of it.
@@ -288,10 +288,10 @@ class Oracle:
         if hasattr(self.model, "pull"):
             return self._pull(points, side, index, functions)
 
-        units = units_of(self.inside, len_of(points[0]), self.backend.operate) if cells else {}
+        composite_ops = composite_ops_of(self.inside, len_of(points[0]), self.backend.operate) if cells else {}
 
         def values(points):
-            return self.values(points, side, index, functions, units)
+            return self.values(points, side, index, functions, composite_ops)
 
         found, columns = (self.backend.secants if cells else self.backend.gradients)(values, points)
         if all(g is None for column in columns for g in column):
@@ -323,11 +323,11 @@ class Oracle:
             _, moves = self.backend.push(look, points, directions)
         count = len(self.inner)
         zeros = [ops.zeros((len_of(points[0]), *r.shape), self.dtype) for r in self.inner]
-        units = units_of(self.inside, len_of(points[0]), self.backend.operate) if cells else {}
+        composite_ops = composite_ops_of(self.inside, len_of(points[0]), self.backend.operate) if cells else {}
 
         def values(free):
             # over cells, the secant of a product of y and what goes around it needs both to move
-            flat = self.flat(free[count:] or points, side, functions, units, free[:count])
+            flat = self.flat(free[count:] or points, side, functions, composite_ops, free[:count])
             return ops.take_along_axis(flat, index, axis=1)
 
         differentiate = self.backend.secants if cells else self.backend.gradients
@@ -372,28 +372,28 @@ class Oracle:
         return self._compiled[key]
 
     def pace(self, what, functions=(), paths=None, credit=None, targets=1, cells=False, once=True):
-        """`Pace` of what `compiled` gives for the same arguments."""
+        """`BatchTuner` of what `compiled` gives for the same arguments."""
         key = what, tuple(functions), paths, credit, targets, cells, once
         if key not in self._paces:
             sums = what in ("step", "gradients")
             dynamic = self.dynamic(cells) if sums else self.backend.dynamic(False)
             whole = not self.dynamic(False)
-            tuned = self.running.batch_size == "auto" and self.fill is None
+            tuned = self.execution.batch_size == "auto" and self.fill is None
             # the gradients of all targets lie side by side
             more = sums * targets * sum(map(math.prod, self.results)) * np.dtype(self.dtype).itemsize
-            self._paces[key] = Pace(self.batch_size, self.room, tuned, dynamic, once and whole, whole, more)
+            self._paces[key] = BatchTuner(self.batch_size, self.room, tuned, dynamic, once and whole, whole, more)
         return self._paces[key]
 
     def _free(self):
         """Bytes for each of the devices that share them, as those of one CPU do; None where nobody knows."""
         free = self.backend.free()
-        return free and free / max(1, sum(name.startswith("cpu") for name in self.running.devices or ()))
+        return free and free / max(1, sum(name.startswith("cpu") for name in self.execution.devices or ()))
 
     @property
     def batch_size(self):
         """Rows per call: what was asked for, or to begin with what the backend likes for as many activations."""
-        if self.running.batch_size != "auto":
-            return min(int(self.running.batch_size), self.fill or math.inf)
+        if self.execution.batch_size != "auto":
+            return min(int(self.execution.batch_size), self.fill or math.inf)
         if self.fill is not None:
             return self.fill
         return max(1, min(self.room(), self.backend.rows_in_flight(max(1, self.width), max(1, len(self.inside)))))
@@ -407,13 +407,13 @@ class Oracle:
                 if not self.backend.out_of_memory(error) or isinstance(error, TooLarge):
                     raise
                 size = self.batch_size
-                if self.running.batch_size != "auto" or size == 1:
+                if self.execution.batch_size != "auto" or size == 1:
                     raise self._too_large(size) from error
                 self.room.halve(size)
 
     def refuse_too_large(self, points):
         """Before the machine ends the process: a batch whose forward pass alone, half of it even, does not fit."""
-        if self.running.batch_size == "auto":
+        if self.execution.batch_size == "auto":
             return
         size, free = min(points, self.batch_size), self._free()
         if free is not None and size * self.room.size > 4 * free:
@@ -466,23 +466,23 @@ class Oracle:
 
     def compile(self, fn):
         """fn of lists of tensors, compiled as asked for: what differentiates, which takes the time."""
-        self._made.append(self.quick(fn, self.way))
+        self._made.append(self.quick(fn, self.compile_mode))
         return self._made[-1]
 
-    def quick(self, fn, way=None):
+    def quick(self, fn, compile_mode=None):
         """The same as is quickest to compile; a graph that brings its own `pull` is run as it is."""
         if hasattr(self.model, "pull"):
             return fn
-        return self.backend.compile(fn, self.variables, way or self.backend.WAYS[0])
+        return self.backend.compile(fn, self.variables, compile_mode or self.backend.COMPILE_MODES[0])
 
     def dynamic(self, cells):
         """Whether what differentiates takes a new number of rows without compiling again."""
-        return self.backend.dynamic(cells, self.way)
+        return self.backend.dynamic(cells, self.compile_mode)
 
     @property
-    def ways(self):
+    def compile_modes(self):
         """The names of how what differentiates has been run."""
-        return sorted(set().union(*(getattr(fn, "ways", ()) for fn in self._made)))
+        return sorted(set().union(*(getattr(fn, "compile_modes", ()) for fn in self._made)))
 
     def _read(self, leaves):
         """What passes the places that move, in order."""
@@ -539,8 +539,8 @@ class Oracle:
 
             def run(ends):
                 rows = ends[0].shape[0]
-                units = units_of(self.inside, rows, operate)
-                return self.flat(ends, [ops.repeat(s, rows, axis=0) for s in side], functions, units)
+                composite_ops = composite_ops_of(self.inside, rows, operate)
+                return self.flat(ends, [ops.repeat(s, rows, axis=0) for s in side], functions, composite_ops)
 
             seen = None if self.opaque else self.backend.kinked(run, ends, self.variables)
             self._kinked[functions] = True if seen is False and told & KINKED else seen
