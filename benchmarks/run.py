@@ -298,9 +298,9 @@ def accuracy(rows):
         "The seconds until 99 % of the rows are within 1 % of the reference (relative L1). A peer takes the smallest "
         "power of two of steps or samples that is enough, chosen with knowledge of the reference. aumann has "
         "tolerance=0.01, which does not know the reference; for comparison it also runs with the cheapest fixed rule, "
-        "chosen with that knowledge. *Error*: the error that 99 % of the rows do not exceed. It is in bold if it exceeds "
-        "1 %: then the largest number of steps that was tried is not enough, and the time is a lower bound (≥). The "
-        "last table lists what a peer could not explain."
+        "chosen with that knowledge. *Error*: the error that 99 % of the rows do not exceed. It is in bold if it "
+        "exceeds 1 %: then the largest number of steps that was tried is not enough, and the time is a lower bound "
+        "(≥). The last table lists what a peer could not explain."
     )
     mine = ("backend", "case", "kind", "rows", "error", "gradients a row", "s", "cheapest rule", "its error", "s")
     header = ("backend", "case", "peer", "steps", "error", "batch", "s", "÷ tolerance", "÷ cheapest rule")
@@ -355,7 +355,7 @@ def stream(rows):
         "## A million rows", "", text,
         *bar("at least 0.70 of the bare loop's rows per second", [(r["backend"], r["ratio"][1] >= 0.7) for r in fast]),
         *table(header, body), memory,
-        *bar("flat memory, growth 1.25 at most", [(f"{r['how']} on {r['backend']}", r["growth"] <= 1.25) for r in held]),
+        *bar("growth 1.25 at most", [(f"{r['how']} on {r['backend']}", r["growth"] <= 1.25) for r in held]),
         *table(("backend", "how", *sizes, "growth"), peaks),
     ]  # fmt: skip
 
@@ -545,9 +545,9 @@ def exactness(rows):
     ]  # fmt: skip
     text = (
         "The median relative L1 error of a row's values with n nodes or cells. The reference has 2048 cells; *check* "
-        "is its distance from 2048 midpoints. *Cost*: the seconds of a call with n cells divided by those with n nodes. "
-        "On piecewise-linear networks (ReLU, max-pooling) secants reach 1 % with a fraction of the gradients; on smooth "
-        "networks Gauss–Legendre does. (A GELU network with max-pooling is not smooth.)"
+        "is its distance from 2048 midpoints. *Cost*: the seconds of a call with n cells divided by those with n "
+        "nodes. On piecewise-linear networks (ReLU, max-pooling) secants reach 1 % with a fraction of the gradients; "
+        "on smooth networks Gauss–Legendre does. (A GELU network with max-pooling is not smooth.)"
     )
     header = ("case", "rule", *counts, "cost", "check")
     return ["## Exactness of fixed rules", "", text, "", *table(header, body)]
