@@ -65,3 +65,11 @@ def test_links_lead_to_files(page):
     targets = re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8"))
     local = [target for target in targets if "://" not in target]
     assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_the_page_of_the_architecture_names_rooms_and_files_that_are_there():
+    page, package = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), ROOT / "src" / "aumann"
+    named = set(re.findall(r"`([\w/]+\.py)`", page))
+    assert {name for name in named if not any((root / name).exists() for root in (package, ROOT))} == set()
+    rooms = {file.parent.name for file in package.glob("*/__init__.py")}
+    assert {room for room in rooms if f"`{room}/`" not in page} == set()
