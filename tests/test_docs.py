@@ -47,7 +47,7 @@ def test_the_code_of_the_readme_runs(tmp_path, monkeypatch):
         if "ids" in code:
             names["ig"] = of_two_inputs()
         if heading == "The original library":
-            names["X"] = names["x"].astype("float32")
+            names["X"] = names["x"]
         exec(code, names)
         seen.append(heading)
         if heading == "Your own model":
