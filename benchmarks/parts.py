@@ -24,12 +24,12 @@ from benchmarks.floor import CASES, loop
 NODES = 50
 # Part: what it is.
 PARTS = {
-    "model": "the bare compiled loop over as many gradients, in batches as large as the call's",
-    "nodes": "interpolation, weights and sums, and what Python does for each batch of nodes",
-    "rows": "reading and checking the inputs, moving the rows, one node of each, and making the explanation",
+    "model": "the bare compiled loop with as many gradients, in batches of the same size",
+    "nodes": "interpolation, weights and sums, and the work of Python for each batch of nodes",
+    "rows": "reading and checking the inputs, copying the rows, one node of each row, and making the explanation",
     "ends": "F at the rows and at the baseline",
-    "transfers": "the rows to the device and as many values back, nothing else",
-    "fingerprint": "the hash of the weights, in a thread beside the rest",
+    "transfers": "copying the rows to the device and as many values back, nothing else",
+    "fingerprint": "the hash of the weights, in a thread of its own",
 }
 
 

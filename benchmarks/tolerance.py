@@ -4,10 +4,10 @@
 
 The true error of a row is the relative L1 distance of its values from a reference: 4096 cells of secants where the
 network has kinks, 4096 nodes of Gauss–Legendre (4 in each of 1024 cells) where it has none; the distance between the
-two is given too (of the slow ones, between 4096 cells and 1024 nodes). A clairvoyant, who knows the true errors, picks
-for each row the cheapest of Gauss–Legendre, midpoint and Clenshaw–Curtis with a power of two of nodes (one more for
-Clenshaw–Curtis) for the same true error: `spent` is the gradients that a tolerance cost against it. Where none of up
-to 512 nodes (128 for the slow ones) is enough, twice as many stand for it.
+two is given too (of the slow ones, between 4096 cells and 1024 nodes). The best fixed rule is chosen for each row with
+knowledge of its true error: the cheapest of Gauss–Legendre, midpoint and Clenshaw–Curtis, with a power of two of nodes
+(one more for Clenshaw–Curtis), that has the same true error. `spent` is the gradients of the tolerance divided by those
+of that rule. If none of up to 512 nodes (128 for the slow ones) is enough, twice as many are counted.
 """
 
 import keras
@@ -95,7 +95,7 @@ def contest(name, quick):
         errors[n].append(error(leaves(explain(rule=rule(int(n))))))
     cheapest = [(n, np.min(errors[n], 0)) for n in sorted(errors)]
 
-    def clairvoyant(goal):
+    def fewest_nodes(goal):
         need = np.full(moved.sum(), 2.0 * most)
         for n, e in reversed(cheapest):
             need[e <= goal] = n
@@ -117,14 +117,14 @@ def contest(name, quick):
             "cells": cells, "check": float(np.median(np.abs(secants - gauss).sum(1)[moved] / mass[moved])),
             "true": true.tolist(), "said": said.tolist(), "spent": spent.tolist(),
             "converged": e.converged[moved].tolist(),
-            "same": clairvoyant(true).tolist(), "enough": clairvoyant(tolerance).tolist(), "secants": fewest.tolist(),
+            "same": fewest_nodes(true).tolist(), "enough": fewest_nodes(tolerance).tolist(), "secants": fewest.tolist(),
             "fifty": fifty,
         })  # fmt: skip
     return rows
 
 
 def figures(row):
-    """Arrays over the rows: what was kept, and what it cost in parts of what a clairvoyant spends."""
+    """Arrays over the rows: what was kept, and its cost divided by that of the best fixed rule."""
     names = ("true", "said", "spent", "same", "enough", "secants", "fifty", "converged")
     true, said, spent, same, enough, secants, fifty, converged = (np.array(row[name]) for name in names)
     return {
