@@ -19,7 +19,7 @@ ARROWS = {
     "__main__": {"cli"},
     "backends": {"core"},
     "baselines": {"core", "features"},
-    "cli": set("__init__ core explanation storage user_warnings".split()),
+    "cli": set("__init__ core execution explanation storage user_warnings".split()),
     "core": set(),
     "execution": {"backends"},
     "explain": set("backends core execution explanation features model user_warnings".split()),

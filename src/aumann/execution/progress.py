@@ -42,17 +42,31 @@ def reporter(progress):
     elif callable(progress):
         yield Tally(progress)
     else:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError as error:
-            raise ImportError(
-                'Expected tqdm for progress=True, which is not installed. pip install "aumann[progress]", or give a '
-                "callable (done, total)."
-            ) from error
-        with tqdm(unit="grad", unit_scale=True) as bar:
+        with bar() as show:
+            yield Tally(show)
 
-            def hear(done, expected):
-                bar.total = expected
-                bar.update(done - bar.n)
 
-            yield Tally(hear)
+@contextlib.contextmanager
+def bar(**options):
+    """A callable (done, expected) that draws a bar for the length of a block.
+
+    Args:
+        options: of tqdm, such as `delay`.
+
+    Raises:
+        ImportError: tqdm is not installed.
+    """
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError(
+            'Expected tqdm for progress=True, which is not installed. pip install "aumann[progress]", or give a '
+            "callable (done, total)."
+        ) from error
+    with tqdm(unit="grad", unit_scale=True, **options) as drawn:
+
+        def show(done, expected):
+            drawn.total = expected
+            drawn.update(done - drawn.n)
+
+        yield show
