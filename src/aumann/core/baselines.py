@@ -46,7 +46,7 @@ def weighted(rows, weights=None):
 
 
 @dataclass(frozen=True, eq=False)
-class Starts:
+class StartPoints:
     """Resolved baselines: `points[i]` is (1 or n, 1 or m, *row of point i); `weights` is (1 or n, m)."""
 
     points: list
@@ -64,7 +64,7 @@ class Starts:
     def of(self, rows):
         """Those of some rows."""
         *points, weights = (a[rows] if len(a) > 1 else a for a in (*self.points, self.weights))
-        return Starts(points, weights)
+        return StartPoints(points, weights)
 
 
 def made(baseline, inputs):
@@ -165,7 +165,7 @@ def together(points, weights, rows):
         raise ValueError(
             f"Expected weights of shape (m,) or ({rows}, m), received {weights.shape}. Give one set for each row."
         )
-    return Starts(points, weights)
+    return StartPoints(points, weights)
 
 
 def broadcast(value, is_set, row, rows, name):

@@ -28,9 +28,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aumann.core.engine import above
+from aumann.core.engine import rounded_up
 from aumann.core.quadrature import Draws, between, graded, secant, trapezoid
 
+LEAST_EVALUATIONS = 9  # gradients of the first two sums of secants, over 2 and 5 cells
 BLOCK = 1 << 20  # numbers summed at a time
 PART = 1 << 22  # numbers of the values that are refined at a time, where rows are many
 SAFETY = 3.0  # on the estimate
@@ -92,7 +93,15 @@ def secants(integrate, cells=secant, leave=None, safety=SAFETY):
 
     name, first, second = ("secants", 2, 5) if cells is secant else ("graded secants", 7, 15)
     return Sums(
-        name, of, first, second, lambda n, want: above(math.ceil(want) + 1) - 1, lambda n, k: n + 1, 2, leave, safety
+        name,
+        of,
+        first,
+        second,
+        lambda n, want: rounded_up(math.ceil(want) + 1) - 1,
+        lambda n, k: n + 1,
+        2,
+        leave,
+        safety,
     )
 
 

@@ -20,7 +20,7 @@ def resolve(oracle, paths, structure, leaves, baseline):
         baseline: as `explain` is given it.
 
     Returns:
-        (`core.baselines.Starts`; for some leaves, baselines (1 or n, 1 or m, *row) that a layer reads as it reads x)
+        (`core.baselines.StartPoints`; for some leaves, baselines (1 or n, 1 or m, *row) that a layer reads like x)
 
     Raises:
         ValueError, TypeError: it does not fit the inputs.

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aumann.core import baselines
-from aumann.core.engine import above
+from aumann.core.engine import rounded_up
 from aumann.core.moments import Spread
 from aumann.core.quadrature import stratified
 from aumann.core.refinement import Refined, missed, size
@@ -220,7 +220,7 @@ def _next(count, m, ratio, left):
     if few:
         want = np.minimum(want, max(4 * m, 1.5 * count))
     step = m if count >= m else 1
-    want = np.array([above(math.ceil(w / step)) * step for w in want])
+    want = np.array([rounded_up(math.ceil(w / step)) * step for w in want])
     want = np.minimum(want, left)
     return np.where((ratio > 1) & (want >= 1.25 * count), want, 0)
 

@@ -11,9 +11,10 @@ from aumann import backends
 from aumann.core import baselines, credits, targets
 from aumann.core.paths import Blur, straight
 from aumann.core.quadrature import Rule, right
+from aumann.core.refinement import LEAST_EVALUATIONS
 from aumann.execution.devices import DevicePool
 from aumann.execution.options import settings
-from aumann.explain.explain import LEAST_EVALUATIONS, Call, fingerprint
+from aumann.explain.explain import Call, fingerprint
 from aumann.model import inputs as arrays
 from aumann.model.affine_prefix import Laid
 from aumann.model.interception import Place

@@ -260,4 +260,4 @@ def _scale(noise, array, name, columns=None):
 
 def _passed_on(tally, spent, factor):
     """Progress of some samples as that of all."""
-    return lambda done, expected: tally.hear(spent + done, spent + round(expected * factor))
+    return lambda done, expected: tally.report(spent + done, spent + round(expected * factor))
