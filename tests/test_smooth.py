@@ -12,7 +12,7 @@ from keras import ops
 
 import aumann
 from aumann import ExpectedGradients, IntegratedGradients, Saliency, Smooth
-from aumann.core.moments import Spread
+from aumann.core.moments import RunningMoments
 
 RNG = np.random.default_rng(3)
 N, D = 3, 5
@@ -236,7 +236,7 @@ def test_bad_settings(arguments, error, message):
 @pytest.mark.parametrize("order", [2, 4])
 def test_spread(order):
     draws = RNG.gamma(1.0, size=(50, 3))
-    spread = Spread(order)
+    spread = RunningMoments(order)
     for row in draws:
         spread.add([row])
     off = draws - draws.mean(0)

@@ -559,7 +559,7 @@ class Call:
 
     def _paths(self):
         o = self.oracle
-        given = paths.each(self.method.path, o.names, arrays.packing(self.structure, len(self.leaves)))
+        given = paths.resolve(self.method.path, o.names, arrays.packing(self.structure, len(self.leaves)))
         return tuple(given[i] for i in [*o.moving, *(r.leaves[0] for r in o.readings)])
 
     @functools.cached_property

@@ -20,7 +20,7 @@ import numpy as np
 
 from aumann.core import baselines
 from aumann.core.engine import rounded_up
-from aumann.core.moments import Spread
+from aumann.core.moments import RunningMoments
 from aumann.core.quadrature import stratified
 from aumann.core.refinement import Refined, missed, size
 from aumann.features import tables
@@ -127,10 +127,10 @@ class ExpectedGradients(Method):
         plan = design(samples, m, call.drawn)
         rng = np.random.default_rng((self.seed, samples))
         groups = np.array_split(rng.permutation(m)[: plan.baselines], len(plan.visits))
-        between, places = Spread(), Spread()
+        between, places = RunningMoments(), RunningMoments()
         call.tally.announce(plan.samples * len(rows))
         for which, visits in zip(groups, plan.visits, strict=True):
-            own = Spread()
+            own = RunningMoments()
             for _ in range(visits):
                 rule = stratified(rng, which, plan.positions, m / plan.baselines)
                 own.add(call.integrate(rows, rule, once=self.samples is not None))

@@ -96,7 +96,7 @@ class Method:
                 "Expected a call of explain() with numbers, received one inside of a function that is being traced or "
                 "compiled. Call it outside of that function; inside of a loss use aumann.attribution."
             )
-        baseline = baselines.made(baseline, inputs)
+        baseline = baselines.resolved(baseline, inputs)
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: _is_fixed(baseline, i, name))
         baseline = arrays.each_of(baseline, structure, leaves, inputs)
         return self._call(structure, leaves, target, baseline, progress)

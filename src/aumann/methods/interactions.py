@@ -210,7 +210,7 @@ class IntegratedHessians(Method):
                 if call.complete:  # what φ misses is an error for certain
                     change, mass = call.change(rows), sum(map(refinement.size, found[1:]))
                     off = refinement.missed(found[1:], slice(None), *change)
-                    least = refinement.known(slice(None), *change)
+                    least = refinement.least_mass(slice(None), *change)
                     error[rows] = np.maximum(error[rows], refinement.relative(off, mass, 0, least))
             else:
                 done.values = found
