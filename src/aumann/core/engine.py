@@ -336,7 +336,7 @@ class _Chunk:
             return self._nodes(rows)
         return self._once("nodes", len(rows), lambda: self._nodes(rows))
 
-    def _nodes(self, rows):
+    def _nodes(self, rows: npt.NDArray) -> list:
         t = np.broadcast_to(self.t, (len(rows), len(self.t)))
         w = np.broadcast_to(self.w if len(self.w) == 1 else self.w[rows], t.shape)
         return [self.send(np.array(a.ravel(), self.work.dtype)) for a in (t, w)]
@@ -347,11 +347,12 @@ class _Chunk:
             return self._once("starts", 0, lambda: self._starts(rows))
         return self._starts(rows)
 
-    def _starts(self, rows):
+    def _starts(self, rows: npt.NDArray) -> list:
         points = [p[rows] if len(p) > 1 else p for p in self.work.start_points.points]
         return [self.send(_rows(p[:, self.which] if p.shape[1] > 1 else p, None, self.work.dtype)) for p in points]
 
-    def _once(self, what, size, make):
+    def _once(self, what: str, size: int, make: Callable[[], list]) -> list:
+        """What was sent last for as many rows, made and sent again for another number of them."""
         if self.sent.get(what, (None,))[0] != size:
             self.sent[what] = size, make()
         return self.sent[what][1]

@@ -126,8 +126,8 @@ class Polyline:
 class Blur:
     """The path through scale space: γ(t) is the input blurred by a Gaussian of width σ(1 − t)³, sharp at t = 1.
 
-    Its baseline is the most blurred input, and none is given. Outside of the row there is zero, as in the source's own
-    code; the Gaussian is not cut off. How σ falls with t leaves the integral as it is: the cube puts more points
+    Its baseline is the most blurred input; leave baseline= out. Outside of the row there is zero, as in the code of the
+    source; the Gaussian is not cut off. How σ falls with t leaves the integral as it is: the cube puts more points
     where the blur is small and most of F changes, and errs 5 to 10 times less than steps of one size.
 
     Args:

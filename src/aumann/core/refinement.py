@@ -33,7 +33,7 @@ OTHER_SUMS = 24  # gradients of the first two sums of any other family
 FAR = 0.3, 20.0  # times the tolerance that the error must then be, for derivatives and for secants
 MOST_GROWTH = 4.0  # by which cells multiply from one sum to the next: a law seen from afar misleads
 LEAST_GROWTH = 1.3  # that is worth a sum
-AIM = 0.7  # of the tolerance, so that most rows that went as far as the law told are there
+AIM = 0.7  # of the tolerance, so that most rows that take the cells of the law are done with them
 
 Integrate = Callable[[npt.NDArray, Quadrature | Draws], list[npt.NDArray]]
 
@@ -52,7 +52,7 @@ class Sums:
         order: p, of the error of an extrapolation: 2 where there are kinks, 4 where there are none, `FASTEST` for sums
             that converge faster than any power of n, and are not extrapolated.
         leave: (rows, cells, |Sₙ − Sₖ|₁ (len(rows), targets)) -> which of some rows whose sums do not follow their law
-            are to be summed otherwise, at the price of `ENDS`; None where that is not asked.
+            are to be summed by other means, at the price of `ENDS`; None if all rows stay.
         safety: on the estimate.
     """
 
@@ -197,7 +197,7 @@ def refine(sums: Sums, rows: npt.NDArray, change: tuple, tolerance: float, most:
 
     Args:
         sums: a family of sums.
-        rows: (n,) the rows that it is asked for.
+        rows: (n,) indices, the first argument of `sums.of`.
         change: F(x) − F(x′), (n, targets), and what else `missed` takes: what the values of a row miss is an error.
         tolerance: relative L1 error at which a row is done, for each of its targets.
         most: gradients that may be spent on a row.
@@ -226,16 +226,19 @@ class _Refinement:
         asked: (n,), whether `Sums.leave` was asked.
     """
 
-    def __init__(self, sums, rows, change, tolerance, most, rounding):
+    def __init__(
+        self, sums: Sums, rows: npt.NDArray, change: tuple, tolerance: float, most: int, rounding: float
+    ) -> None:
         self.sums, self.rows, self.change = sums, rows, change
         self.tolerance, self.most, self.rounding = tolerance, most, rounding
         n, targets = change[0].shape
         self.done = Refined([], np.full((n, targets), np.inf), [], np.zeros(n, int))
-        self.last, self.moves = [], []
+        self.last: list[npt.NDArray] = []
+        self.moves: list[npt.NDArray] = []
         self.cells, self.wanted = np.zeros(n, int), np.full(n, sums.first)
         self.growth, self.asked = np.full(n, np.nan), np.zeros(n, bool)
 
-    def advance(self, some, count):
+    def advance(self, some: npt.NDArray, count: int) -> None:
         """Takes sums of some rows over `count` cells, and settles what they need next."""
         sums, done = self.sums, self.done
         new = sums.of(self.rows[some], count, self.cells[some], [s[some] for s in self.last])
@@ -253,7 +256,9 @@ class _Refinement:
         self.wanted[some] = _wanted(sums, count, errors, spent, self.tolerance, self.most)
         self.wanted[leaving] = 0
 
-    def _compare(self, some, growth, new):
+    def _compare(
+        self, some: npt.NDArray, growth: npt.NDArray, new: list[npt.NDArray]
+    ) -> tuple[npt.NDArray, npt.NDArray]:
         """Extrapolates from the last sums of some rows to new ones, of as many cells times `growth`.
 
         Returns:
@@ -277,7 +282,7 @@ class _Refinement:
         self.growth[some] = growth
         return moved, slow
 
-    def _leaving(self, some, count, moved, slow):
+    def _leaving(self, some: npt.NDArray, count: int, moved: npt.NDArray, slow: npt.NDArray) -> npt.NDArray:
         """Which rows are to be summed by other means, of those that are slow and can still pay for it."""
         sums, done = self.sums, self.done
         affordable = done.evaluations[some] + ENDS + OTHER_SUMS <= self.most
@@ -367,7 +372,7 @@ def _wanted(
 def total(a: npt.NDArray, of: Callable[[npt.NDArray], npt.NDArray] = lambda a: a) -> npt.NDArray:
     """Σ over the features: (rows, targets), some rows at a time, so that nothing as large as the values arises."""
     sums, block = np.empty(a.shape[:2]), max(1, BLOCK // max(1, a[:1].size))
-    with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs have no sum, which is told
+    with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs sum to NaN, which is reported
         for first in range(0, len(a), block):
             part = of(a[first : first + block])
             sums[first : first + block] = part.sum(axis=tuple(range(2, a.ndim)), dtype=np.float64)
