@@ -284,6 +284,7 @@ for _ in range(2):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is that of Linux")
 def test_a_real_lack_of_memory():
     """300 MB are left, and a tensor of 256 rows takes 128: on and between the ways several of them are needed."""

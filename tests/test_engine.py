@@ -85,6 +85,7 @@ print(*max(peak(*few), peak(*few)), *peak(*many))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 @pytest.mark.parametrize("what", ["nodes", "rows"])
 def test_memory_does_not_grow_with(what):

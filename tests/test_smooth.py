@@ -168,6 +168,7 @@ def test_what_a_callable_says_of_the_baseline_is_asked_once():
     close(e.baseline, X[:1])
 
 
+@pytest.mark.slow
 def test_gradient_shap_draws_baselines_for_every_sample_of_the_noise():
     """As a table of values over seeds: what is left of the baselines falls with the samples of the noise too."""
     background = RNG.normal(size=(200, D)).astype("float32")
@@ -180,6 +181,7 @@ def test_gradient_shap_draws_baselines_for_every_sample_of_the_noise():
     assert (found[0].evaluations == 12 * 4).all()
 
 
+@pytest.mark.slow
 def test_gradient_shap_of_a_distribution_draws_anew():
     eg, drawn = ExpectedGradients(linear, samples=4), []
 

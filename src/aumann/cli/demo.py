@@ -166,7 +166,7 @@ def about_digits(study: Study) -> str:
         "Each line is a digit that the model has not seen, and each panel after the first shows what its pixels add to "
         f"the probability of one class. {study.accuracy:.1%} of {study.held_out} such digits are classified correctly.",
         "",
-        *(_digit(study, row) for row in rows),
+        *(_digit(study, row) for row in range(10)),
         "",
         f"- Compare a digit's own panel with that of its rival: in {opposed:.0%} of the lines the two are opposed "
         "(negatively correlated), because probabilities sum to 1 and what speaks for one class speaks against another.",

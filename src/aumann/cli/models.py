@@ -104,8 +104,8 @@ def read_config(path: Path) -> tuple[dict, str, int]:
             'model.save("model.keras").'
         )
     with contextlib.ExitStack() as opened:
-        files = [path / "config.json", path / WEIGHTS] if path.is_dir() else [path]
-        files = [opened.enter_context(open(file, "rb")) for file in files if path.is_file() or file.is_file()]
+        paths = [path / "config.json", path / WEIGHTS] if path.is_dir() else [path]
+        files = [opened.enter_context(open(file, "rb")) for file in paths if path.is_file() or file.is_file()]
         try:
             if path.is_dir():
                 if len(files) < 2:
@@ -122,8 +122,8 @@ def read_config(path: Path) -> tuple[dict, str, int]:
 def _read_keras(file: BinaryIO) -> tuple[dict, str, int]:
     with zipfile.ZipFile(file) as archive:
         members = {member.filename: member for member in storage.checked_members(archive, storage.size_of(file))}
-        with archive.open("config.json") as config:
-            config = _architecture(config, members["config.json"].file_size)
+        with archive.open("config.json") as member:
+            config = _architecture(member, members["config.json"].file_size)
         if WEIGHTS not in members:
             return config, "3", 0
         with archive.open(WEIGHTS) as weights:
@@ -137,7 +137,7 @@ def _read_h5(file: BinaryIO) -> tuple[dict, str, int]:
         config, written_by = (_text(opened.attrs.get(name, "")) for name in ("model_config", "keras_version"))
     if not config:
         raise ValueError("it holds weights alone")
-    written_by = re.match(r"[\d.]{0,20}", written_by).group()
+    (written_by,) = re.findall(r"^[\d.]{0,20}", written_by)
     return _architecture(io.StringIO(config), len(config)), written_by, _numbers(file)
 
 
@@ -271,7 +271,8 @@ def _foreign(node: dict) -> str | None:
     never imported.
     """
     kind, module = _class(node), node.get("module")
-    name = {"function": node.get("config"), "__typespec__": node.get("spec_name")}.get(kind, kind)
+    names: dict[Any, Any] = {"function": node.get("config"), "__typespec__": node.get("spec_name")}
+    name = names.get(kind, kind)
     if not isinstance(name, str) or not isinstance(module, str):
         return None
     if module == "builtins" and (hasattr(builtins, name) or "." in name):

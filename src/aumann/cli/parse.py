@@ -91,15 +91,16 @@ def parse_number(name: str, text: str) -> float:
 
 def parse_rows(text: str, count: int) -> slice | list[int]:
     """The value of --rows, "0:10", "7" or "0,3,9", as a slice or list of rows among the `count` that exist."""
+    rows: slice | list[int]
     try:
         if ":" in text:
             rows = slice(*(int(part) if part.strip() else None for part in text.split(":")))
         else:
             rows = [int(part) for part in text.split(",")]
-        chosen = np.arange(count)[rows]
+        some = len(np.arange(count)[rows]) > 0
     except (ValueError, TypeError, IndexError):
-        chosen = ()
-    if not len(chosen):
+        some = False
+    if not some:
         raise ValueError(f"Expected --rows as 0:10, 7 or 0,3,9 among {count} rows; received {text!r}. Choose some.")
     return rows
 

@@ -261,7 +261,8 @@ def _section(
     """Batches of one packing: after each, the row up to which the results are stored, and how many rows it had."""
     chunks = list(_chunks(work, packing, backend.send))
     targets = work.index.shape[1]
-    waiting, width, first = None, None, section.start
+    width, first = 0, section.start
+    launched: list[tuple[npt.NDArray, list]] = []  # rows and sums that are not stored yet
     while first < section.stop:
         left = section.stop - first
         rows = first + np.minimum(np.arange(tuner.width(left, packing.rows, packing.nodes, probe)), left - 1)
@@ -281,11 +282,11 @@ def _section(
                 new = False
             if progress:
                 progress(count * chunk.count)
-        if waiting:  # the next batch is under way while the last one is fetched
-            yield _store(results, *waiting, backend.host), width
-        waiting = rows[:count], sums
+        launched.append((rows[:count], sums))
+        if len(launched) > 1:  # the device computes this batch while the one before is fetched
+            yield _store(results, *launched.pop(0), backend.host), width
         first += count
-    yield _store(results, *waiting, backend.host), width
+    yield _store(results, *launched.pop(), backend.host), width
 
 
 def _store(results: list[npt.NDArray], rows: npt.NDArray, sums: list, host: Callable) -> int:

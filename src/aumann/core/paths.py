@@ -78,7 +78,7 @@ class Polyline:
         ValueError: waypoints that are not numbers; when they are used, that do not fit the rows.
     """
 
-    waypoints: npt.ArrayLike
+    waypoints: Any  # array-like; an array from then on
 
     def __post_init__(self) -> None:
         array = np.asarray(self.waypoints)

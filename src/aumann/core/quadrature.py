@@ -54,6 +54,11 @@ class Quadrature:
                 "Legendre polynomial. Lower the degree or correct the weights."
             )
 
+    @staticmethod
+    def moments(k: npt.NDArray) -> npt.NDArray:
+        """Integrals of the Legendre polynomials Pₖ(2t − 1) over [0, 1], with the density of the rule."""
+        raise NotImplementedError
+
     def __len__(self) -> int:
         return len(self.nodes)
 

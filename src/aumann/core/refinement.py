@@ -13,6 +13,7 @@ of the path where these are to blame (t near 0 and 1, as where a normalisation m
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -182,7 +183,7 @@ def stacked(parts: Iterable[Refined], rows: int) -> Refined | None:
 
 def _of_arrays(fn: Callable, *results: Refined) -> Refined:
     """fn of every array of one `Refined`, or of the same arrays of several, as another."""
-    fields = {}
+    fields: dict[str, Any] = {}
     for name in vars(results[0]):
         one, *others = (getattr(result, name) for result in results)
         if isinstance(one, list):
@@ -207,17 +208,16 @@ def refine(sums: Sums, rows: npt.NDArray, change: tuple, tolerance: float, most:
     while work.wanted.any():
         for count in map(int, np.unique(work.wanted[work.wanted > 0])):
             work.advance(np.flatnonzero(work.wanted == count), count)
-    done = work.done
-    for error in (done.error, *done.parts):
+    for error in (work.error, *work.parts):
         error[np.isnan(error)] = np.inf  # nothing is known of what is not finite
-    return done
+    return Refined(work.values, work.error, work.parts, work.evaluations)
 
 
 class _Refinement:
     """Rows on their way to a tolerance. Arguments are those of `refine`.
 
     Attributes:
-        done: the values R, their estimated errors and what was spent.
+        values, error, parts, evaluations: as of `Refined`; the values are the extrapolated R.
         last: for each moving input (n, targets, *row), the last sums Sₙ.
         cells: (n,), of the last sums.
         wanted: (n,), cells of the next sums; 0 for rows that are done.
@@ -232,7 +232,9 @@ class _Refinement:
         self.sums, self.rows, self.change = sums, rows, change
         self.tolerance, self.most, self.rounding = tolerance, most, rounding
         n, targets = change[0].shape
-        self.done = Refined([], np.full((n, targets), np.inf), [], np.zeros(n, int))
+        self.values: list[npt.NDArray] = []
+        self.error, self.evaluations = np.full((n, targets), np.inf), np.zeros(n, int)
+        self.parts: list[npt.NDArray] = []
         self.last: list[npt.NDArray] = []
         self.moves: list[npt.NDArray] = []
         self.cells, self.wanted = np.zeros(n, int), np.full(n, sums.first)
@@ -240,19 +242,21 @@ class _Refinement:
 
     def advance(self, some: npt.NDArray, count: int) -> None:
         """Takes sums of some rows over `count` cells, and settles what they need next."""
-        sums, done = self.sums, self.done
+        sums = self.sums
         new = sums.of(self.rows[some], count, self.cells[some], [s[some] for s in self.last])
-        moved = slow = None
+        before, moved, slow = self.cells[some], None, None
         if self.last:
-            moved, slow = self._compare(some, count / self.cells[some], new)
+            moved, slow = self._compare(some, count / before, new)
         else:  # the first sums, of every row
-            done.values, done.parts = list(new), [done.error.copy() for _ in new]
+            self.values, self.parts = list(new), [self.error.copy() for _ in new]
             self.last = [np.array(s) for s in new]
-            self.moves = [np.full((2, *done.error.shape), np.nan) for _ in new]
-        done.evaluations[some] += sums.price(count, self.cells[some])
+            self.moves = [np.full((2, *self.error.shape), np.nan) for _ in new]
+        self.evaluations[some] += sums.price(count, before)
         self.cells[some] = count
-        leaving = self._leaving(some, count, moved, slow) if sums.leave and count >= MANY_CELLS else some[:0]
-        errors, spent = done.error[some].max(1), done.evaluations[some]
+        leaving = some[:0]
+        if sums.leave and count >= MANY_CELLS:
+            leaving = self._leaving(sums.leave, some, count, moved, slow)
+        errors, spent = self.error[some].max(1), self.evaluations[some]
         self.wanted[some] = _wanted(sums, count, errors, spent, self.tolerance, self.most)
         self.wanted[leaving] = 0
 
@@ -264,32 +268,31 @@ class _Refinement:
         Returns:
             |Sₙ − Sₖ|₁ (len(some), targets), and which of these do not shrink as the family's law says, far from done.
         """
-        sums, done, before = self.sums, self.done, self.growth[some]
-        steps = _extrapolate(done.values, self.last, some, growth, new, sums.order)
+        sums, before = self.sums, self.growth[some]
+        steps = _extrapolate(self.values, self.last, some, growth, new, sums.order)
         whole = Step(*map(sum, zip(*(vars(step).values() for step in steps), strict=True)))
         earlier = sum(moves[:, some] for moves in self.moves)
-        for part, step, moves in zip(done.parts, steps, self.moves, strict=True):
+        for part, step, moves in zip(self.parts, steps, self.moves, strict=True):
             left = remaining_error(step, moves[:, some], before, growth, sums.order, sums.safety)
             part[some] = relative(left, step.mass, self.rounding)
             moves[:, some] = differences(step, before, growth)
         left = remaining_error(whole, earlier, before, growth, sums.order, sums.safety)
-        certain = missed(done.values, some, *self.change)
+        certain = missed(self.values, some, *self.change)
         left = np.maximum(left, np.hypot(certain, left / SAFETY))  # values that miss a part err elsewhere too
-        done.error[some] = relative(left, whole.mass, self.rounding, least_mass(some, *self.change))
+        self.error[some] = relative(left, whole.mass, self.rounding, least_mass(some, *self.change))
         moved = differences(whole, before, growth)[0]
         slow = observed_order(earlier[0], moved, before, growth) < SLOW[sums.order == 2]
-        slow &= done.error[some] > FAR[sums.order == 2] * self.tolerance
+        slow &= self.error[some] > FAR[sums.order == 2] * self.tolerance
         self.growth[some] = growth
         return moved, slow
 
-    def _leaving(self, some: npt.NDArray, count: int, moved: npt.NDArray, slow: npt.NDArray) -> npt.NDArray:
+    def _leaving(self, leave: Callable, some: npt.NDArray, count: int, moved: Any, slow: Any) -> npt.NDArray:
         """Which rows are to be summed by other means, of those that are slow and can still pay for it."""
-        sums, done = self.sums, self.done
-        affordable = done.evaluations[some] + ENDS + OTHER_SUMS <= self.most
+        affordable = self.evaluations[some] + ENDS + OTHER_SUMS <= self.most
         asked = some[slow.any(1) & affordable & ~self.asked[some]]
-        leaving = asked[sums.leave(self.rows[asked], count, moved[np.isin(some, asked)])] if len(asked) else asked
+        leaving = asked[leave(self.rows[asked], count, moved[np.isin(some, asked)])] if len(asked) else asked
         self.asked[asked] = True
-        done.evaluations[asked] += ENDS
+        self.evaluations[asked] += ENDS
         return leaving
 
 

@@ -43,8 +43,9 @@ class Column:
 
     def of(self, rows: npt.NDArray, positions: npt.NDArray) -> "Column":
         """The same target of some rows, at the positions that were decided for them."""
-        by_row = self.choices is not None and len(self.choices) > 1
-        return replace(self, positions=positions, choices=self.choices[rows] if by_row else self.choices)
+        if self.choices is None or len(self.choices) == 1:
+            return replace(self, positions=positions)
+        return replace(self, positions=positions, choices=self.choices[rows])
 
 
 def is_several(target: Any) -> bool:
@@ -177,7 +178,7 @@ def _choose_output(path: tuple, outputs: Sequence[Output], several_outputs: bool
             raise ValueError(
                 f"Expected an output between 0 and {len(outputs) - 1}, received {first}. {_valid(outputs)}"
             )
-        return outputs[first], rest
+        return outputs[int(first)], rest
     raise ValueError(
         f"Expected a target that begins with one of the {len(outputs)} outputs, received {path!r}. {_valid(outputs)}"
     )

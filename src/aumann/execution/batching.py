@@ -42,7 +42,8 @@ class MemoryBudget:
 
     def __init__(self, size: float, free: Callable[[], float | None], most: int = 1 << 40) -> None:
         self.size, self.free, self.most = size, free, most
-        self.asked_at, self.free_bytes = -math.inf, None
+        self.asked_at = -math.inf
+        self.free_bytes: float | None = None
 
     def __call__(self, extra_bytes: float = 0) -> int:
         """Nodes whose needs are half of what is free, `extra_bytes` each on top; at most half of what was too much."""
