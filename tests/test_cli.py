@@ -13,12 +13,13 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+import tqdm.auto
 from conftest import BACKEND, close, host, mlp, scatter
 from keras import layers
 
 import aumann
 from aumann.backends import active
-from aumann.cli import files
+from aumann.cli import files, models, parse
 from aumann.cli import main as cli
 
 DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
@@ -244,7 +245,7 @@ def test_every_option_runs(desk, out, capsys, classifier, option):
 
 
 def test_options_are_those_of_the_page_and_of_the_tests():
-    parser = cli._parser()
+    parser = parse.parser()
     commands = next(a for a in parser._actions if isinstance(getattr(a, "choices", None), dict)).choices
     options = {
         o for command in (parser, *commands.values()) for action in command._actions for o in action.option_strings
@@ -289,7 +290,7 @@ def test_baseline_rows_are_told_from_a_row(tmp_path):
     np.savez(tmp_path / "unnamed.npz", np.ones((3, 4)), np.ones((3, 2)))
 
     def shapes(name, data):
-        found = cli.read_baseline([str(tmp_path / name)], data, slice(1, 2))
+        found = parse.read_baseline([str(tmp_path / name)], data, slice(1, 2))
         return [x.shape for x in keras.tree.flatten(found)]
 
     assert shapes("one.npy", images) == [(3, 4)]
@@ -365,14 +366,22 @@ def test_table_is_cut_and_quiet_is_quiet(desk, out, capsys):
 
 
 def test_progress_is_drawn_on_a_terminal(monkeypatch):
-    with cli._progress(quiet=True) as show:
+    with cli.progress_bar(quiet=True) as show:
         assert show is None
+    bars = []
+
+    class Recorded(tqdm.auto.tqdm):
+        def __init__(self, **options):
+            super().__init__(**options)
+            bars.append(self)
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Recorded)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    with cli._progress(quiet=False) as show:
+    with cli.progress_bar(quiet=False) as show:
         show(3, 10)
         show(10, 10)
-        bar = show.__closure__[0].cell_contents
-        assert (bar.n, bar.total, bar.delay) == (10, 10, 1)
+        (bar,) = bars
+        assert (bar.n, bar.total, bar.delay) == (10, 10, 1) and not bar.disable
 
 
 # ---- models that want to run code ----------------------------------------------------------------------------------
@@ -403,7 +412,7 @@ def test_code_is_refused_with_the_reason(coded, out, capsys, name):
 @pytest.mark.parametrize("name", ["model.keras", "model.h5"])
 def test_keras_is_asked_for_safe_mode_too(coded, monkeypatch, capsys, out, name):
     folder, _ = coded
-    monkeypatch.setattr(files, "_code", lambda config: ())
+    monkeypatch.setattr(models, "code_in", lambda config: ())
     message = refused(capsys, out.parent, "explain", folder / name, folder / "x.npy", "-o", out)
     assert "Keras says" in message and "--unsafe" in message
 
@@ -414,7 +423,7 @@ def test_what_counts_as_code():
     program = {"class_name": "TFSMLayer", "config": {"name": "t", "filepath": "/elsewhere"}}
     bare = {"class_name": "Dense", "config": {"name": "d", "activation": {"class_name": "__lambda__", "config": {}}}}
     for layer, found in ((lambda_2, ["l"]), (named, []), (program, ["t"]), (bare, ["d"])):
-        assert [name for name, _ in files._code({"config": {"layers": [layer]}})] == found
+        assert [name for name, _ in models.code_in({"config": {"layers": [layer]}})] == found
 
 
 def test_saved_model_is_a_program(tmp_path, desk, out, capsys, x, classifier):
@@ -665,9 +674,9 @@ def test_words_that_end_a_run(capsys, words, says):
 @pytest.mark.parametrize(
     "option, variable, configured, installed, chosen",
     [
-        ("jax", "torch", "tensorflow", cli.BACKENDS, "jax"),
-        (None, "torch", "jax", cli.BACKENDS, "torch"),
-        (None, None, "jax", cli.BACKENDS, "jax"),
+        ("jax", "torch", "tensorflow", parse.BACKENDS, "jax"),
+        (None, "torch", "jax", parse.BACKENDS, "torch"),
+        (None, None, "jax", parse.BACKENDS, "jax"),
         (None, None, "tensorflow", ["torch"], "torch"),
         (None, None, None, ["jax", "torch"], "jax"),
         (None, None, None, [], None),

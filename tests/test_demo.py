@@ -11,7 +11,7 @@ from aumann.cli import demo
 from aumann.cli import main as cli
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def made(tmp_path_factory):
     """(folder, what was printed, study of the digits, study of Iris), from one run."""
     if BACKEND == "torch":
@@ -98,7 +98,7 @@ def test_a_mistake_is_said(made):
     """A row that the model gets wrong is called what it is."""
     e = made[2].explanation[[1, *range(1, 10)]]  # row 0 is now a one
     wrong = made[2]._replace(explanation=e)
-    assert "- Row 0 is a 0, **taken for a 1**" in demo._about_digits(wrong)
+    assert "- Row 0 is a 0, **taken for a 1**" in demo.about_digits(wrong)
 
 
 def test_a_failure_leaves_nothing(made, tmp_path, monkeypatch, capsys):

@@ -19,11 +19,11 @@ from aumann.core import engine
 @given(st.integers(1, 5000), st.integers(1, 700))
 def test_packing_holds_every_point_within_the_batch(points, batch_size):
     p = engine.pack(points, batch_size)
-    assert p.rows * p.points <= batch_size
-    assert p.points * p.chunks >= points > p.points * (p.chunks - 1)
+    assert p.rows * p.nodes <= batch_size
+    assert p.nodes * p.chunks >= points > p.nodes * (p.chunks - 1)
     greedy = -(-points // min(points, batch_size)) * min(points, batch_size)
-    assert p.points * p.chunks <= greedy  # never more idle places than full chunks would leave
-    assert p.points >= min(points, batch_size) // 2
+    assert p.nodes * p.chunks <= greedy  # never more idle places than full chunks would leave
+    assert p.nodes >= min(points, batch_size) // 2
     assert p.chunks == 1 or p.rows == 1
 
 
@@ -85,6 +85,7 @@ print(*max(peak(*few), peak(*few)), *peak(*many))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the peak is read from /proc")
 @pytest.mark.parametrize("what", ["nodes", "rows"])
 def test_memory_does_not_grow_with(what):

@@ -19,7 +19,7 @@ import pytest
 from conftest import scatter
 from keras import layers as L
 
-from aumann.cli import files
+from aumann.cli import files, models
 from aumann.cli import main as cli
 
 BIG = 2**63 + 5
@@ -281,7 +281,7 @@ def test_code_is_seen_wherever_it_stands(part):
     for place in mutations.PLACES:
         spoiled = json.loads(json.dumps(config))
         place(spoiled, part)
-        assert list(files._code(spoiled)), place.__name__
+        assert list(models.code_in(spoiled)), place.__name__
 
 
 def legitimate():
@@ -304,13 +304,13 @@ def test_parts_of_networks_are_no_code(tmp_path):
     model = legitimate()
     for suffix in (".keras", ".h5"):
         model.save(tmp_path / f"m{suffix}")
-        config, _, _ = files._read(tmp_path / f"m{suffix}")
-        assert not list(files._code(config))
-    with files.opened_model(tmp_path / "m.keras") as loaded:
+        config, _, _ = models.read_config(tmp_path / f"m{suffix}")
+        assert not list(models.code_in(config))
+    with models.opened_model(tmp_path / "m.keras") as loaded:
         assert loaded.count_params() == model.count_params()
     words = L.StringLookup(vocabulary=["a", "b"], name="words").get_config()
-    assert not list(files._code(mutations.made_of("StringLookup", **words)))
-    assert not list(files._code(keras.saving.serialize_keras_object(keras.losses.mean_squared_error)))
+    assert not list(models.code_in(mutations.made_of("StringLookup", **words)))
+    assert not list(models.code_in(keras.saving.serialize_keras_object(keras.losses.mean_squared_error)))
 
 
 def test_weights_that_are_in_no_file(tmp_path):

@@ -196,6 +196,7 @@ FIXED = {"recurrent": (recurrent, 4), "kinks": (folded("relu"), 4), "smooth": (f
 FIXED |= {"one row": (folded("tanh"), 1), "one row, kinks": (folded("relu"), 1)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", FIXED)
 def test_the_declared_rows_are_filled_up(what):
     make, rows = FIXED[what]

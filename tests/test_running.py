@@ -30,7 +30,15 @@ def test_each_backend_names_what_it_has():
     assert backends.compile_mode(True) == COMPILE_MODES[-1]
 
 
-@pytest.mark.parametrize("compile", ["auto", True, *COMPILE_MODES, *([False] if len(COMPILE_MODES) > 1 else [])])
+@pytest.mark.parametrize(
+    "compile",
+    [
+        "auto",
+        *COMPILE_MODES[:1],
+        *(pytest.param(way, marks=pytest.mark.slow) for way in (True, *COMPILE_MODES[1:])),
+        *([False] if len(COMPILE_MODES) > 1 else []),
+    ],
+)
 def test_every_way_gives_the_values_of_the_quickest_and_is_told(model, x, compile):
     rule = aumann.gauss_legendre(6)
     expected = aumann.IntegratedGradients(model, rule=rule, compile=QUICK).explain(x, target=[0, 2])
@@ -48,6 +56,7 @@ def test_every_way_gives_the_values_of_the_quickest_and_is_told(model, x, compil
     close(explainer.explain(x, target=[0, 2]).values, trained.values)
 
 
+@pytest.mark.slow
 def test_the_fastest_way_carries_secants(x):
     model, given = dense("relu"), {"target": 1, "baseline": -1.0}
     least = {"tolerance": 0.5, "max_evaluations": 9}  # few lengths of paths, each of which is compiled
@@ -67,6 +76,7 @@ def test_what_xla_cannot_compile_runs_as_a_graph_and_is_told(rng):
     close(found.values, aumann.IntegratedGradients(model, compile="graph").explain(x, **given).values)
 
 
+@pytest.mark.slow
 def test_the_fastest_way_takes_other_numbers_of_rows(model, x):
     explainer = aumann.IntegratedGradients(model, rule=aumann.gauss_legendre(6), compile=True)
     close(explainer.explain(x[:3], target=1).values, explainer.explain(x, target=1).values[:3])
@@ -118,6 +128,7 @@ def test_a_stall_is_not_taken_for_a_long_job(model, x, monkeypatch):
     assert len(calls) == len(seconds) and found.provenance["compile"] == "graph"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "torch", reason="inductor alone writes down what a function closes over")
 def test_parameters_that_no_keras_variable_holds_are_seen_as_they_are(x):
     import torch

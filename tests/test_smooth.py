@@ -12,7 +12,7 @@ from keras import ops
 
 import aumann
 from aumann import ExpectedGradients, IntegratedGradients, Saliency, Smooth
-from aumann.core.moments import Spread
+from aumann.core.moments import RunningMoments
 
 RNG = np.random.default_rng(3)
 N, D = 3, 5
@@ -168,6 +168,7 @@ def test_what_a_callable_says_of_the_baseline_is_asked_once():
     close(e.baseline, X[:1])
 
 
+@pytest.mark.slow
 def test_gradient_shap_draws_baselines_for_every_sample_of_the_noise():
     """As a table of values over seeds: what is left of the baselines falls with the samples of the noise too."""
     background = RNG.normal(size=(200, D)).astype("float32")
@@ -180,6 +181,7 @@ def test_gradient_shap_draws_baselines_for_every_sample_of_the_noise():
     assert (found[0].evaluations == 12 * 4).all()
 
 
+@pytest.mark.slow
 def test_gradient_shap_of_a_distribution_draws_anew():
     eg, drawn = ExpectedGradients(linear, samples=4), []
 
@@ -236,7 +238,7 @@ def test_bad_settings(arguments, error, message):
 @pytest.mark.parametrize("order", [2, 4])
 def test_spread(order):
     draws = RNG.gamma(1.0, size=(50, 3))
-    spread = Spread(order)
+    spread = RunningMoments(order)
     for row in draws:
         spread.add([row])
     off = draws - draws.mean(0)

@@ -4,7 +4,7 @@ import contextlib
 
 import numpy as np
 
-from aumann.core.baselines import FIXED, broadcast, made, split, together, weighted
+from aumann.core.baselines import FIXED, broadcast, combined, resolved, split, weighted
 from aumann.features import tables
 
 # ---- the same for every row ------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def nearest(background, labels, classes, scale=1.0):
 
     def make(inputs):
         x, columns = _array(inputs)
-        given = made(classes, inputs)
+        given = resolved(classes, inputs)
         tables.same_rows(tables.labels(given), tables.labels(inputs), "classes")
         own = np.asarray(given)
         if x.shape[1:] != rows.shape[1:] or own.shape != (len(x),):
@@ -509,7 +509,7 @@ def combine(*baselines, weights=None):
         names, arrays, columns, rows_of, pack = _leaves(inputs)
         starts, still = [], []
         for baseline in baselines:
-            given, weights = split(made(baseline, inputs), names, pack, list(map(tables.named, arrays, columns)))
+            given, weights = split(resolved(baseline, inputs), names, pack, list(map(tables.named, arrays, columns)))
             still.append([isinstance(v, str) and v == FIXED for v, _ in given])
             points = [
                 np.zeros((1, 1))
@@ -519,7 +519,7 @@ def combine(*baselines, weights=None):
                     given, arrays, names, still[-1], columns, rows_of, strict=True
                 )
             ]
-            starts.append(together(points, weights, len(arrays[0])))
+            starts.append(combined(points, weights, len(arrays[0])))
         if any(s != still[0] for s in still):
             raise ValueError(
                 f'Expected the same inputs to be "fixed" in every baseline, received {still} for the inputs {names}. '

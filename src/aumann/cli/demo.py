@@ -6,11 +6,13 @@ each of the ten classes.
 
 import dataclasses
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import numpy.typing as npt
 from keras import layers
 from sklearn.datasets import load_digits, load_iris
 from sklearn.model_selection import train_test_split
@@ -27,11 +29,12 @@ class Study(NamedTuple):
     held_out: int
 
     @property
-    def predicted(self):
+    def predicted(self) -> npt.NDArray:
+        """The most probable class of each row."""
         return self.explanation.prediction.argmax(1)
 
 
-def run(out, say, table):
+def run(out: str | Path, say: Callable[[str], object], table: Callable) -> tuple[Study, Study]:
     """Trains, explains, and writes pictures, arrays and a text of what to look at; all of them or none.
 
     Args:
@@ -49,41 +52,41 @@ def run(out, say, table):
     studies = {}
     for name, what, study in (("digits", "a CNN on 8 x 8 digits", digits), ("iris", "a classifier on Iris", iris)):
         say(f"Training {what} on {keras.config.backend()} …")
-        studies[name] = found = study()
-        say(f"{found.accuracy:.1%} of {found.held_out} held-out rows are classified correctly. One of each class:\n")
-        say(table(found.explanation, list(enumerate(found.predicted))) + "\n")
+        studies[name] = done = study()
+        say(f"{done.accuracy:.1%} of {done.held_out} held-out rows are classified correctly. One of each class:\n")
+        say(table(done.explanation, list(enumerate(done.predicted))) + "\n")
     text = WHAT_TO_LOOK_AT.format(
         backend=keras.config.backend(),
-        digits=_about_digits(studies["digits"]),
-        iris=_about_iris(studies["iris"]),
+        digits=about_digits(studies["digits"]),
+        iris=about_iris(studies["iris"]),
         seconds=time.perf_counter() - began,
     )
     out.mkdir(parents=True, exist_ok=True)
     with storage.together(out) as folder:
-        for name, found in studies.items():
-            found.explanation.save(folder / f"{name}.npz")
-            found.explanation.plot(folder / f"{name}.png", rows=slice(None))
+        for name, done in studies.items():
+            done.explanation.save(folder / f"{name}.npz")
+            done.explanation.plot(folder / f"{name}.png", rows=slice(None))
         (folder / "what-to-look-at.md").write_text(text, encoding="utf-8")
     say(f"Wrote digits.png, digits.npz, iris.png, iris.npz and what-to-look-at.md to {out}. Begin with the last.")
     return studies["digits"], studies["iris"]
 
 
-def digits():
+def digits() -> Study:
     """A convolution and a dense layer, as in the picture of 2017, with a smooth activation; black is the baseline."""
     data = load_digits()
     split = _split(data.images[..., None] / 16, data.target)
     model = keras.Sequential(
         [
             keras.Input((8, 8, 1)),
-            layers.Conv2D(16, 3, activation="gelu", kernel_initializer=_start(1)),
+            layers.Conv2D(16, 3, activation="gelu", kernel_initializer=_initializer(1)),
             layers.Flatten(),
-            layers.Dense(10, activation="softmax", kernel_initializer=_start(2)),
+            layers.Dense(10, activation="softmax", kernel_initializer=_initializer(2)),
         ]
     )
     return _study(model, split, [str(c) for c in data.target_names], epochs=12, baseline=0.0)
 
 
-def iris():
+def iris() -> Study:
     """A small network on the measurements in centimetres; the mean of the training flowers is the baseline."""
     data = load_iris(as_frame=True)
     split = _split(data.data, data.target.to_numpy())
@@ -92,23 +95,23 @@ def iris():
         [
             keras.Input((4,)),
             layers.Normalization(mean=mean, variance=variance),
-            layers.Dense(16, activation="tanh", kernel_initializer=_start(3)),
-            layers.Dense(3, activation="softmax", kernel_initializer=_start(4)),
+            layers.Dense(16, activation="tanh", kernel_initializer=_initializer(3)),
+            layers.Dense(3, activation="softmax", kernel_initializer=_initializer(4)),
         ]
     )
     return _study(model, split, data.target_names.tolist(), epochs=40, baseline=mean)
 
 
-def _start(seed):
+def _initializer(seed: int) -> keras.initializers.Initializer:
     return keras.initializers.GlorotUniform(seed=seed)
 
 
-def _split(rows, classes):
+def _split(rows: Any, classes: npt.NDArray) -> list:
     """(rows to train on, held-out rows, their classes likewise), shuffled."""
     return train_test_split(rows, classes, test_size=0.25, random_state=0, stratify=classes)
 
 
-def _study(model, split, names, epochs, baseline):
+def _study(model: keras.Model, split: list, names: list[str], epochs: int, baseline: Any) -> Study:
     """Trains on three quarters of the rows; explains the first of each class in the last quarter, for every class."""
     train, test, train_class, test_class = split
     model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy")
@@ -152,54 +155,56 @@ e.sum().values  # the sum over pixels is prediction - base value
 """
 
 
-def _about_digits(study):
+def about_digits(study: Study) -> str:
+    """What to look at in the picture of the digits: one line for each, then what holds for all."""
     e, rows = study.explanation, np.arange(10)
-    own = e.values[rows, study.predicted]
+    in_favour = e.values[rows, study.predicted]
     black = np.abs(e.values[np.broadcast_to((e.inputs == 0)[:, None], e.values.shape)])
     against = e.values[rows, _rivals(study)]
-    opposed = np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] < 0 for a, b in zip(own, against, strict=True)])
+    opposed = np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] < 0 for a, b in zip(in_favour, against, strict=True)])
     lines = [
         "Each line is a digit that the model has not seen, and each panel after the first shows what its pixels add to "
         f"the probability of one class. {study.accuracy:.1%} of {study.held_out} such digits are classified correctly.",
         "",
-        *(_digit(study, row) for row in rows),
+        *(_digit(study, row) for row in range(10)),
         "",
         f"- Compare a digit's own panel with that of its rival: in {opposed:.0%} of the lines the two are opposed "
         "(negatively correlated), because probabilities sum to 1 and what speaks for one class speaks against another.",
         f"- Only ink is coloured. The baseline is a black image, so the {len(black)} values at black pixels are "
         f"{'exactly 0' if not black.any() else f'at most {black.max():.1e}'}: a missing stroke gets no share. Another "
         "baseline asks another question.",
-        _exactness(e),
+        _completeness(e),
     ]
     return "\n".join(lines)
 
 
-def _digit(study, row):
+def _digit(study: Study, row: int) -> str:
     e, k, rival = study.explanation, study.predicted[row], _rivals(study)[row]
     value = e.values[row, k, ..., 0]
     most, least = (np.unravel_index(i, value.shape) for i in (value.argmax(), value.argmin()))
-    judged = _a(row) if k == row else f"{_a(row)}, **taken for {_a(k)}**"
+    judged = _with_article(row) if k == row else f"{_with_article(row)}, **taken for {_with_article(k)}**"
     return (
         f"- Row {row} is {judged}: probability {e.prediction[row, k]:.3f}, for black {e.base_value[row, k]:.3f}. "
-        f"Most for it speaks pixel {_place(most)} with {value[most]:+.3f}, most against it {_place(least)} with "
+        f"Most for it speaks pixel {_index(most)} with {value[most]:+.3f}, most against it {_index(least)} with "
         f"{value[least]:+.3f}. Its rival is {rival} with {e.prediction[row, rival]:.2g}."
     )
 
 
-def _a(digit):
+def _with_article(digit: int) -> str:
     return f"an {digit}" if digit == 8 else f"a {digit}"
 
 
-def _rivals(study):
+def _rivals(study: Study) -> npt.NDArray:
     """The most probable class of each row besides the predicted one."""
     return np.argsort(study.explanation.prediction, 1)[:, -2]
 
 
-def _place(index):
+def _index(index: tuple) -> str:
     return f"({', '.join(map(str, index))})"
 
 
-def _about_iris(study):
+def about_iris(study: Study) -> str:
+    """What to look at in the picture of Iris: one line for each flower, then what holds for all."""
     e = study.explanation
     names, features = e.targets, e.names["features"]
     mean = ", ".join(f"{name} {x:.2f}" for name, x in zip(features, e.baseline[0], strict=True))
@@ -230,14 +235,14 @@ def _about_iris(study):
         "- Over all nine panels the shares of the features are "
         + ", ".join(f"{features[i]} {share[i]:.0%}" for i in order)
         + ".",
-        _exactness(e),
+        _completeness(e),
     ]
     return "\n".join(lines)
 
 
-def _exactness(e):
+def _completeness(e: aumann.Explanation) -> str:
     return (
-        f"- The account closes: in each panel the values sum to prediction - base value, and the largest residual is "
+        f"- The values are complete: in each panel they sum to prediction - base value, and the largest residual is "
         f"{np.abs(e.residual).max():.0e}. After {e.evaluations.min()} to {e.evaluations.max()} gradients a row the "
-        f"values are within {e.error.max():.1%} of the integral, by the estimate of which docs/exactness.md tells."
+        f"values are within {e.error.max():.1%} of the integral, by the estimate that docs/exactness.md explains."
     )

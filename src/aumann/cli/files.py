@@ -1,318 +1,22 @@
-"""The files that come in by the command line: models and data.
+"""Data that comes in by the command line, as arrays or a table. Nothing is unpickled.
 
-Reading runs nothing that a file brings along unless it is told to, and allocates no more than the file can account for.
+Reading allocates no more than the file can account for.
 """
 
-import builtins
-import contextlib
 import csv
-import io
-import json
 import math
-import re
-import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 
 from aumann.storage import archive as storage
 from aumann.user_warnings import warn
 
-CONFIG = 2**24  # bytes of an architecture that are read: the largest of Keras's own applications has 2 ** 20
-BRACKETS = 2**18  # lists and objects in an architecture: a network of 1,000 layers has 2 ** 15
-DEPTH = 100  # of lists and objects in each other: a layer in a wrapper in a model in a model stands at 16
-WEIGHTS = "model.weights.h5"
 
-# What a network is made of, by the modules that Keras exports it from.
-PARTS = {"layers", "models", "initializers", "regularizers", "constraints", "activations", "losses", "metrics"}
-PARTS |= {"optimizers", "dtype_policies", "quantizers", "random", "ops"}
-FUNCTIONS = {"initializers", "regularizers", "constraints", "activations", "losses", "metrics", "random", "ops"}
-MAKERS = {"get", "deserialize", "serialize"}  # functions of these modules that make something of a config
-
-
-# ---- models --------------------------------------------------------------------------------------------------------
-
-
-def load_model(path, unsafe=False):
-    """The model of `opened_model`, for which layers may then make weights of their own."""
-    with opened_model(path, unsafe) as model:
-        return model
-
-
-@contextlib.contextmanager
-def opened_model(path, unsafe=False):
-    """A Keras model from a file or folder. For as long as the block is open it has the weights of the file alone.
-
-    Args:
-        path: `.keras`, `.h5` or `.hdf5`; or a folder that holds a SavedModel or an unzipped `.keras`.
-        unsafe: allow a file to bring code: Python in a Lambda layer, or a TensorFlow program.
-
-    Raises:
-        PermissionError: the file wants to run code and `unsafe` is not given.
-        ValueError, OSError: it is no model that Keras can load here.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"Expected a model; {path} does not exist. Check the path.")
-    if (path / "saved_model.pb").is_file():
-        yield _saved_model(path, unsafe)
-        return
-    config, written_by, held = _read(path)
-    if not unsafe:
-        for layer, reason in _code(config):
-            raise _refused(path, f"whose layer {layer!r} holds {reason}")
-    if int(written_by.split(".")[0] or 0) < 3 and "hard_sigmoid" in json.dumps(config):
-        warn(
-            f"{path} was written by Keras {written_by or '1'} and uses hard_sigmoid, which has slope 1/6 in Keras 3 "
-            "in place of 1/5: predictions differ from those the model was trained for.",
-        )
-    del config
-    import keras
-
-    with _weights(held) as complete:
-        try:
-            model = keras.saving.load_model(path, compile=False, safe_mode=not unsafe)
-            if not isinstance(model, keras.Model):
-                raise ValueError(f"it holds a {type(model).__name__} and no model")
-        except Exception as problem:  # Keras and its framework raise errors of many types at a broken file
-            if "safe_mode" in str(problem):
-                raise _refused(path, f"of which Keras says: {storage.brief(problem)}") from problem
-            raise ValueError(
-                f"Expected a model that Keras {keras.__version__} can load; received {path} "
-                f"({storage.brief(problem)}). Write it again with model.save(), or, as a model of custom layers needs "
-                "their classes, load it in Python and use aumann.IntegratedGradients there."
-            ) from problem
-        complete()
-        yield model
-
-
-def _refused(path, holds):
-    return PermissionError(
-        f"Expected a model that only computes; received {path}, {holds}. Loading it can run anything its author "
-        "wrote. If you trust the author, give --unsafe."
-    )
-
-
-def _read(path):
-    """The architecture in a model's file as nested dicts, the version of Keras that wrote it, and numbers it holds."""
-    if not path.is_dir() and path.suffix not in (".keras", ".h5", ".hdf5"):
-        raise ValueError(
-            f"Expected a .keras or .h5 file or a SavedModel folder; received {path}. Save the model with "
-            'model.save("model.keras").'
-        )
-    with contextlib.ExitStack() as opened:
-        files = [path / "config.json", path / WEIGHTS] if path.is_dir() else [path]
-        files = [opened.enter_context(open(file, "rb")) for file in files if path.is_file() or file.is_file()]
-        try:
-            if path.is_dir():
-                if len(files) < 2:
-                    raise ValueError(f"it has no config.json or no {WEIGHTS}")
-                return _architecture(files[0], storage.size_of(files[0])), "3", _numbers(files[1])
-            return _read_keras(files[0]) if path.suffix == ".keras" else _read_h5(files[0])
-        except Exception as problem:  # whatever a file that somebody else wrote can bring about
-            raise ValueError(
-                f"Expected a whole saved model; received {path}, which cannot be read ({storage.brief(problem)}). "
-                'Write it again with model.save("model.keras").'
-            ) from problem
-
-
-def _read_keras(file):
-    with zipfile.ZipFile(file) as archive:
-        members = {member.filename: member for member in storage.checked_members(archive, storage.size_of(file))}
-        with archive.open("config.json") as config:
-            config = _architecture(config, members["config.json"].file_size)
-        if WEIGHTS not in members:
-            return config, "3", 0
-        with archive.open(WEIGHTS) as weights:
-            return config, "3", _numbers(io.BytesIO(weights.read(members[WEIGHTS].file_size)))
-
-
-def _read_h5(file):
-    import h5py
-
-    with h5py.File(file, "r") as opened:
-        config, written_by = (_text(opened.attrs.get(name, "")) for name in ("model_config", "keras_version"))
-    if not config:
-        raise ValueError("it holds weights alone")
-    written_by = re.match(r"[\d.]{0,20}", written_by).group()
-    return _architecture(io.StringIO(config), len(config)), written_by, _numbers(file)
-
-
-def _architecture(config, size):
-    if size > CONFIG:
-        raise ValueError(f"its architecture takes {size:,} bytes, more than the {CONFIG:,} of any network")
-    text = config.read(size)
-    text = text.decode() if isinstance(text, bytes) else text
-    if (brackets := text.count("[") + text.count("{")) > BRACKETS:
-        raise ValueError(
-            f"its architecture has {brackets:,} lists and objects, more than the {BRACKETS:,} of any network"
-        )
-    found = json.loads(text)
-    if not isinstance(found, dict):
-        raise ValueError(f"its architecture is a {type(found).__name__} and no object")
-    level = [found]
-    for _ in range(DEPTH):
-        level = [x for node in level for x in (node.values() if isinstance(node, dict) else node)]
-        level = [node for node in level if isinstance(node, dict | list)]
-    if level:
-        raise ValueError(f"its architecture is nested more than {DEPTH} times")
-    return found
-
-
-def _numbers(file):
-    """How many numbers a file of HDF5 holds, once what its data sets declare has been held against what is stored."""
-    import h5py
-
-    found, swollen = 0, 0
-
-    def look(name, item):
-        nonlocal found, swollen
-        if isinstance(item, h5py.Dataset):
-            if item.external or item.is_virtual:
-                raise ValueError(f"its weights {name!r} are in another file")
-            size, stored = math.prod(item.shape or ()), item.id.get_storage_size()
-            found += size
-            if size * item.dtype.itemsize > storage.INFLATED * stored:
-                swollen += size * item.dtype.itemsize
-
-    with h5py.File(file, "r") as opened:
-        opened.visititems(look)
-    if swollen > storage.ALWAYS:
-        raise ValueError(f"its weights declare {swollen:,} bytes that are not in the file")
-    return found
-
-
-@contextlib.contextmanager
-def _weights(held):
-    """Stops a model that is being built where it asks for more weights than its file, with `held` numbers, can fill.
-
-    Yields:
-        A function to call when the model is loaded: weights that a layer asks for later are in no file, but drawn.
-    """
-    import keras
-
-    limit, made, add_weight = 4 * held + storage.ALWAYS // 4, 0, keras.Layer.add_weight
-
-    def counted(layer, shape=None, *args, **kwargs):
-        nonlocal made
-        made += math.prod(shape if isinstance(shape, tuple | list) else (shape or 1,))
-        if made > limit:
-            raise ValueError(
-                f"Expected a model whose weights are in its file; layer {layer.name!r} asks for some of shape {shape} "
-                f"beyond the {held:,} numbers there. Save the model once it has been called."
-            )
-        return add_weight(layer, shape, *args, **kwargs)
-
-    def complete():
-        nonlocal limit
-        limit = made
-
-    keras.Layer.add_weight = counted
-    try:
-        yield complete
-    finally:
-        keras.Layer.add_weight = add_weight
-
-
-def _text(attribute):
-    return attribute.decode() if isinstance(attribute, bytes) else str(attribute)
-
-
-def _code(config):
-    """(layer, what it holds) for everything in a config that would run code, or reach for more than the file.
-
-    Keras looks as well, but its older versions let a Lambda in an .h5 file pass, and any function that Keras exports.
-    """
-    nodes = [(config, "model")]
-    while nodes:
-        node, layer = nodes.pop()
-        if isinstance(node, list):
-            nodes += [(child, layer) for child in reversed(node)]
-        if not isinstance(node, dict):
-            continue
-        inner = node.get("config")
-        if isinstance(inner, dict):
-            layer = storage.short(str(inner.get("name", layer)))[1:-1]
-        if reason := _reason(node, inner if isinstance(inner, dict) else {}):
-            yield layer, reason
-        else:
-            nodes += [(child, layer) for child in reversed(node.values())]
-
-
-def _reason(node, inner):
-    """Why an object of a config would run code or reach for more than the file; None where it would not."""
-    kind = _class(node)
-    if kind == "Lambda" and not (isinstance(inner.get("function"), str) or _class(inner.get("function")) == "function"):
-        return "Python code (a Lambda)"
-    if kind == "__lambda__":
-        return "Python code (a lambda)"
-    if kind == "TFSMLayer":
-        return "a TensorFlow program (a SavedModel)"
-    if kind == "TorchModuleWrapper":
-        return "Python code (a pickled torch module)"
-    if isinstance(inner.get("vocabulary"), str):
-        return f"the path of another file ({storage.short(inner['vocabulary'])})"
-    return _stranger(node)
-
-
-def _stranger(node):
-    """Words for what a config names and no network is made of, such as "keras.utils.get_file"; None for the rest.
-
-    An activation, a layer in a wrapper, the function of a Lambda: each is an object with a module and a name, and Keras
-    looks for any of them among all that it exports, whatever the place where it stands. What other modules define is
-    never imported.
-    """
-    kind, module = _class(node), node.get("module")
-    name = {"function": node.get("config"), "__typespec__": node.get("spec_name")}.get(kind, kind)
-    if not isinstance(name, str) or not isinstance(module, str):
-        return None
-    if module == "builtins" and (hasattr(builtins, name) or "." in name):
-        return f"the function {storage.short(name)} of Python"
-    home, _, last = f"{module}.{name}".rpartition(".")
-    package, part = (home.split(".") + ["keras"])[:2]
-    if package != "keras" or part == "src":
-        return None  # Keras takes layers and the like alone from there
-    if last[:1].isupper():
-        known = part in PARTS | {"keras"} or (part, last) == ("utils", "FeatureSpace")
-    else:
-        known = part in FUNCTIONS and last not in MAKERS
-    return None if known else f"{storage.short(f'{home}.{last}')}, of which no network is made"
-
-
-def _class(node):
-    found = node.get("class_name") if isinstance(node, dict) else None
-    return found if isinstance(found, str) else None
-
-
-def _saved_model(path, unsafe):
-    if not unsafe:
-        raise _refused(path, "a SavedModel: a TensorFlow program, which can read and write files")
-    import keras
-
-    if keras.config.backend() != "tensorflow":
-        raise ValueError(
-            f"Expected the tensorflow backend for the SavedModel {path}; received {keras.config.backend()}. Give "
-            "--backend tensorflow, or save the model as .keras."
-        )
-    try:
-        try:
-            return keras.layers.TFSMLayer(path, call_endpoint="serve")  # what model.export() writes
-        except ValueError:
-            layer = keras.layers.TFSMLayer(path, call_endpoint="serving_default")
-    except Exception as problem:
-        raise ValueError(
-            f'Expected a SavedModel with the endpoint "serve" or "serving_default"; received {path} '
-            f"({storage.brief(problem)}). Write it with model.export(path)."
-        ) from problem
-    signature = layer.call_endpoint_fn  # takes several inputs by keyword only, where TFSMLayer hands over one argument
-    layer.call_endpoint_fn = lambda inputs: signature(**inputs) if isinstance(inputs, dict) else signature(inputs)
-    return layer
-
-
-# ---- data ----------------------------------------------------------------------------------------------------------
-
-
-def read_data(path, columns=(), drop=(), header=True):
+def read_data(path: str | Path, columns: Sequence[str] = (), drop: Sequence[str] = (), header: bool = True) -> Any:
     """Rows from a file, as `aumann.IntegratedGradients.explain` takes them. Nothing is unpickled.
 
     Args:
@@ -337,7 +41,7 @@ def read_data(path, columns=(), drop=(), header=True):
         raise ValueError(f"Expected each column of {path} once; received {sorted(twice)} twice. Name it once.")
     with open(path, "rb") as file:
         try:
-            found = readers[path.suffix](path, file, header)
+            data = readers[path.suffix](path, file, header)
         except Exception as problem:  # whatever a broken file can bring about
             if str(problem).startswith("Expected"):
                 raise
@@ -345,20 +49,21 @@ def read_data(path, columns=(), drop=(), header=True):
                 f"Expected a {path.suffix} file of numbers; received {path}, which cannot be read "
                 f"({storage.brief(problem)}). Write it again."
             ) from problem
-    if isinstance(found, np.ndarray):
+    if isinstance(data, np.ndarray):
         if columns or drop:
             raise ValueError(f"Expected a table or .npz to choose columns from; received {path}. Slice the array.")
-        return found
-    kept = _choose(list(found), columns, drop, path)
-    if not isinstance(found, dict):
-        return _numeric(found[kept], path)
+        return data
+    kept = _choose(list(data), columns, drop, path)
+    if not isinstance(data, dict):
+        return _numeric(data[kept], path)
     if len(kept) == 1:
-        return found[kept[0]]
+        return data[kept[0]]
     unnamed = kept == [f"arr_{i}" for i in range(len(kept))]  # as numpy.savez(file, a, b) calls them
-    return [found[name] for name in kept] if unnamed else {name: found[name] for name in kept}
+    return [data[name] for name in kept] if unnamed else {name: data[name] for name in kept}
 
 
-def _choose(names, columns, drop, path):
+def _choose(names: list[str], columns: Sequence[str], drop: Sequence[str], path: Path) -> list[str]:
+    """The names that are kept, in order."""
     unknown = [name for name in (*columns, *drop) if name not in names]
     kept = [name for name in columns or names if name not in drop]
     if unknown or not kept:
@@ -373,28 +78,28 @@ def _choose(names, columns, drop, path):
     return kept
 
 
-def _npy(path, file, header):
+def _npy(path: Path, file: BinaryIO, header: bool) -> npt.NDArray:
     shape, fortran, dtype, start = storage.npy_header(file, storage.size_of(file))
     if not math.prod(shape):
         return np.empty(shape, dtype)
     return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
 
 
-def _npz(path, file, header):
+def _npz(path: Path, file: BinaryIO, header: bool) -> dict[str, npt.NDArray]:
     return storage.read_npz(file)
 
 
-def _csv(path, file, header):
-    names = _lines(path, header)
+def _csv(path: Path, file: BinaryIO, header: bool) -> Any:
+    names = _checked_lines(path, header)
     pandas = _pandas(path)
     old = tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1)  # which rounds in the last place by default
     exact = {"float_precision": "round_trip"} if old else {}
-    found = pandas.read_csv(path, header=None, skiprows=int(header), index_col=False, low_memory=False, **exact)
-    return found.set_axis(names or [str(name) for name in found.columns], axis=1)
+    table = pandas.read_csv(path, header=None, skiprows=int(header), index_col=False, low_memory=False, **exact)
+    return table.set_axis(names or [str(name) for name in table.columns], axis=1)
 
 
-def _lines(path, header):
-    """The names of a `.csv`, or None without a header.
+def _checked_lines(path: Path, header: bool) -> list[str] | None:
+    """The names of the columns of a `.csv`, None without a header, once all its lines have been seen.
 
     Raises:
         ValueError: lines differ in length, names are missing or not unique, or the first line holds numbers.
@@ -428,7 +133,8 @@ def _lines(path, header):
     return _names(path, first)
 
 
-def _names(path, first):
+def _names(path: Path, first: list[str]) -> list[str]:
+    """The first line as names of columns."""
     numbers = [name for name in first if _is_number(name)]
     counted = first == [str(i) for i in range(len(first))]  # a frame without names is written with 0, 1, 2, …
     if (len(numbers) == len(first) and not counted) or not all(name.strip().isdecimal() for name in numbers):
@@ -445,25 +151,25 @@ def _names(path, first):
     return first
 
 
-def _once(path, names):
+def _once(path: Path, names: list[str]) -> None:
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"Expected different names of columns in {path}; received {sorted(twice)} twice. Rename them.")
 
 
-def _is_number(text):
+def _is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
     except ValueError:
         return False
 
 
-def _parquet(path, file, header):
-    found = _pandas(path).read_parquet(path).rename(columns=str)
-    _once(path, list(found.columns))
-    return found
+def _parquet(path: Path, file: BinaryIO, header: bool) -> Any:
+    table = _pandas(path).read_parquet(path).rename(columns=str)
+    _once(path, list(table.columns))
+    return table
 
 
-def _pandas(path):
+def _pandas(path: Path) -> Any:
     try:
         import pandas
     except ImportError as problem:
@@ -473,7 +179,7 @@ def _pandas(path):
     return pandas
 
 
-def _numeric(frame, path):
+def _numeric(frame: Any, path: Path) -> Any:
     """The frame with plain NumPy columns; a missing entry is NaN, which is refused where the rows are named."""
     import pandas
 
@@ -505,7 +211,7 @@ def _numeric(frame, path):
     return pandas.DataFrame(plain, index=frame.index)
 
 
-def _exact(whole, name, path):
+def _exact(whole: npt.NDArray, name: str, path: Path) -> None:
     """Raises ValueError where a whole number is beyond those that float64 holds one by one."""
     if whole.dtype.kind == "f":
         return
@@ -517,14 +223,14 @@ def _exact(whole, name, path):
         )
 
 
-def each(function, data):
+def each(function: Callable, data: Any) -> Any:
     """`function` of every array or frame in `data`, in the same structure."""
     if isinstance(data, dict):
         return {name: function(x) for name, x in data.items()}
     return [function(x) for x in data] if isinstance(data, list) else function(data)
 
 
-def count(data, path):
+def count(data: Any, path: str | Path) -> int:
     """Rows in the data.
 
     Raises:
@@ -540,6 +246,6 @@ def count(data, path):
     return next(iter(rows.values()))
 
 
-def native(array):
+def native(array: npt.NDArray) -> npt.NDArray:
     """The array in the byte order of this machine, which frameworks ask for."""
     return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))

@@ -4,7 +4,6 @@ The heavy imports wait until a command runs: `aumann --help` is instant, and Ker
 it is imported. Options are described in docs/cli.md.
 """
 
-import argparse
 import contextlib
 import importlib.util
 import json
@@ -14,124 +13,89 @@ import re
 import sys
 import traceback
 import warnings
-from importlib.metadata import version
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aumann.cli import files
-from aumann.core.quadrature import FAMILIES
+from aumann.cli.models import opened_model
+from aumann.cli.parse import BACKENDS, method_settings, names, parse_rows, parse_target, parser, read_baseline
+from aumann.execution import progress
 from aumann.storage import archive as storage
 
-BACKENDS = ("tensorflow", "jax", "torch")
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, NotImplementedError, MemoryError)
 SHOWN = 20  # lines of the table
 NAMES = "baseline tolerance max_evaluations rule output layer batch_size compile precision devices target".split()
 ARGUMENTS = re.compile(rf"(?<![\w.(-])({'|'.join(NAMES)})=([\w\"'…]?)")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command.
+
+    Args:
+        argv: the words after `aumann`; those of the process when None.
 
     Returns:
         The exit code: 0, 2 for an error in what was asked or given, 130 after Ctrl-C.
     """
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     with warnings.catch_warnings():
         warnings.simplefilter("default", UserWarning)
         warnings.showwarning = lambda text, *_: print(f"aumann: warning: {as_options(text)}", file=sys.stderr)
         try:
-            args.run(args)
+            COMMANDS[args.command](args)
         except KeyboardInterrupt:
             print("aumann: interrupted; nothing was written.", file=sys.stderr)
             return 130
         except Exception as error:
             if args.debug:
                 traceback.print_exc()
-            said = (
-                error
-                if isinstance(error, USER_ERRORS) and str(error)
-                else (
-                    "Expected a model that can be explained at these rows; received an error of the framework "
-                    f"({storage.brief(error)}). Try model.predict on them; --debug shows where it came about."
-                )
-            )
-            print(f"aumann: {as_options(said)}", file=sys.stderr)
+            print(f"aumann: {as_options(_message(error))}", file=sys.stderr)
             return 2
     return 0
 
 
-def as_options(message):
-    """What is said to callers of `explain`, in the options that stand for its arguments."""
+def _message(error: Exception) -> str:
+    """What to print of an error: its own words if the library wrote them, else where to look."""
+    if isinstance(error, USER_ERRORS) and str(error):
+        return str(error)
+    return (
+        "Expected a model that can be explained at these rows; received an error of the framework "
+        f"({storage.brief(error)}). Try model.predict on them; --debug shows where it came about."
+    )
+
+
+def as_options(message: str | Warning) -> str:
+    """A message of `explain`, with the options of the command in place of the arguments: `--rule` for `rule=`."""
     text = re.sub(r"""\bbaseline=\{["']([^"'{}]+)["']: "fixed"\}""", r"--baseline \1=fixed", str(message))
-    return re.sub(ARGUMENTS, lambda found: f"--{found[1].replace('_', '-')}{' ' * bool(found[2])}{found[2]}", text)
-
-
-def _parser():
-    parser = argparse.ArgumentParser(prog="aumann", description="Explain Keras 3 models by Aumann-Shapley values.")
-    parser.add_argument("--version", action="version", version=f"aumann {version('aumann')}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--backend", choices=BACKENDS, help="framework that Keras runs on")
-    common.add_argument("--quiet", action="store_true", help="no progress and no table; warnings and errors only")
-    common.add_argument("--debug", action="store_true", help="show the traceback of an error")
-
-    explain = commands.add_parser("explain", parents=[common], help="explain the rows of a file")
-    explain.set_defaults(run=_explain)
-    add = explain.add_argument
-    add("model", metavar="MODEL", help=".keras, .h5 or a SavedModel folder")
-    add("data", metavar="DATA", help=".npy, .npz (arrays by input name), .csv or .parquet")
-    add("-o", "--out", required=True, help="writes OUT.npz and OUT.png")
-    add("--target", default="predicted", help='3, "predicted", "all", several as 3,1,7, an index as box:3 or 39:2')
-    start = 'a number, "mean" of the data, a file, or "fixed"; once for each INPUT, or for all (default: 0.0)'
-    add("--baseline", action="append", metavar="[INPUT=]VALUE", help=start)
-    add("--tolerance", help="relative error at which a row is done (default: 0.01)")
-    add("--max-evaluations", help="gradients spent on a row and baseline at most (default: 2000)")
-    add("--rule", help=f"a fixed cost instead: NAME:NODES with NAME among {', '.join(FAMILIES)}")
-    add("--output", help='name or index of an output, or "logits"')
-    add("--layer", action="append", help="attribute at this layer; may be repeated")
-    add("--batch-size", default="auto", help="path points per model call")
-    add("--compile", help='true for long jobs, false for what is there at once, or "graph", "xla", "eager", "inductor"')
-    add("--precision", help='"full" (default) or "tf32", which an accelerator may round products to')
-    add("--devices", help='"all", or names separated by commas, as gpu:0,gpu:1')
-    add("--rows", default=":", help="rows to explain, as 0:10, 7 or 0,3,9")
-    add("--columns", default="", help="keep only these columns (or arrays of an .npz), separated by commas")
-    add("--drop", default="", help="leave these columns out, as a column of labels")
-    add("--no-header", action="store_true", help="the .csv begins with data")
-    add("--no-plot", action="store_true", help="write no picture")
-    add("--unsafe", action="store_true", help="load a model even if it can run code; only from authors you trust")
-
-    demo = commands.add_parser("demo", parents=[common], help="train and explain two small models")
-    demo.set_defaults(run=_demo)
-    demo.add_argument("-o", "--out", default="demo", help="folder for the pictures, arrays and text (default: demo)")
-    return parser
+    return re.sub(ARGUMENTS, lambda match: f"--{match[1].replace('_', '-')}{' ' * bool(match[2])}{match[2]}", text)
 
 
 # ---- commands ------------------------------------------------------------------------------------------------------
 
 
-def _explain(args):
+def _explain(args: Namespace) -> None:
     target = parse_target(args.target)
-    exactness = {"rule": parse_rule(args.rule)} if args.rule else {}
-    exactness |= {
-        k: parse_number(k, v) for k in ("tolerance", "max_evaluations") if (v := getattr(args, k)) is not None
-    }
-    settings = {"output": _name_or_index(args.output), "layer": args.layer, **_running(args)}
+    settings = method_settings(args)
     npz, png = _outputs(args)
-    data = files.read_data(args.data, _names(args.columns), _names(args.drop), not args.no_header)
+    columns, drop, header = names(args.columns), names(args.drop), not args.no_header
+    data = files.read_data(args.data, columns, drop, header)
     count = files.count(data, args.data)
     rows = parse_rows(args.rows, count)
     choose_backend(args.backend)
-    with files.opened_model(args.model, args.unsafe) as model:
+    with opened_model(args.model, args.unsafe) as model:
         data = _by_input(data, model)
-        chosen = files.each(lambda x: x.iloc[rows] if hasattr(x, "iloc") else files.native(x[rows]), data)
-        baseline = read_baseline(args.baseline or ["0.0"], data, rows, not args.no_header)
+        explained = files.each(lambda x: x.iloc[rows] if hasattr(x, "iloc") else files.native(x[rows]), data)
+        baseline = read_baseline(args.baseline or ["0.0"], data, rows, header)
 
         import aumann
 
-        method = aumann.IntegratedGradients(model, **exactness, **settings)
-        with _progress(args.quiet) as progress:
-            explanation = method.explain(chosen, target, baseline, progress)
+        method = aumann.IntegratedGradients(model, **settings)
+        with progress_bar(args.quiet) as bar:
+            explanation = method.explain(explained, target, baseline, bar)
     with storage.together(npz.parent) as folder:
         explanation.save(folder / npz.name)
         if png:
@@ -141,15 +105,15 @@ def _explain(args):
         print(f"{len(explanation)} of {count} rows of {args.data}; wrote", npz, *[png] * bool(png))
 
 
-def _by_input(data, model):
+def _by_input(data: Any, model: Any) -> Any:
     """A table whose columns are the inputs of a model of several, as a dict of them."""
-    names = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
-    if hasattr(data, "columns") and len(names) > 1 and set(names) <= set(data.columns):
-        return {name: data[[name]] for name in names}
+    inputs = [tensor.name for tensor in getattr(model, "inputs", None) or ()]
+    if hasattr(data, "columns") and len(inputs) > 1 and set(inputs) <= set(data.columns):
+        return {name: data[[name]] for name in inputs}
     return data
 
 
-def _demo(args):
+def _demo(args: Namespace) -> None:
     _require("sklearn", "scikit-learn", "demo")
     _require("matplotlib", "matplotlib", "plot")
     _require("pandas", "pandas", "table")
@@ -186,27 +150,25 @@ def table(explanation, places=None):
 
 
 @contextlib.contextmanager
-def _progress(quiet):
-    """A callable (done, total) that draws a bar where someone watches and the work takes more than a second."""
+def progress_bar(quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on a terminal, for work that takes more than a second; None if it is unwanted or tqdm is not installed."""
     if quiet or importlib.util.find_spec("tqdm") is None:
         yield None
         return
-    from tqdm import tqdm
-
-    with tqdm(unit="grad", unit_scale=True, delay=1, disable=None) as bar:
-
-        def show(done, total):
-            bar.total = total
-            bar.update(done - bar.n)
-
+    with progress.bar(delay=1, disable=None) as show:  # tqdm disables itself where standard error is no terminal
         yield show
 
 
-# ---- what the user typed -------------------------------------------------------------------------------------------
+COMMANDS = {"explain": _explain, "demo": _demo}
 
 
-def choose_backend(wanted):
-    """Settles which framework Keras runs on, before Keras is imported.
+# ---- what a command needs ------------------------------------------------------------------------------------------
+
+
+def choose_backend(wanted: str | None) -> None:
+    """Sets the framework that Keras runs on, before Keras is imported.
+
+    That is the one wanted, else KERAS_BACKEND, else what Keras is configured for, else the first that is installed.
 
     Raises:
         ValueError, ImportError: Keras runs on another one already, or the framework is not installed.
@@ -236,7 +198,7 @@ def choose_backend(wanted):
     os.environ["KERAS_BACKEND"] = wanted
 
 
-def _configured():
+def _configured() -> str | None:
     """The backend in Keras's own configuration file, or None."""
     home = os.environ.get("KERAS_HOME") or Path.home() / ".keras"
     try:
@@ -245,151 +207,7 @@ def _configured():
         return None
 
 
-def parse_target(text):
-    """ "predicted", "all", 3, "box:3" -> ("box", 3), and "3,1,7" -> a list of those."""
-    items = [tuple(_number(part) for part in item.strip().split(":")) for item in text.split(",")]
-    if any(part == "" for item in items for part in item):
-        raise ValueError(
-            f'Expected --target as 3, "predicted", "all", 3,1,7, box:3 or 39:2; received {text!r}. Name an output unit.'
-        )
-    items = [item[0] if len(item) == 1 else item for item in items]
-    return items[0] if len(items) == 1 else items
-
-
-def parse_rule(text):
-    """ "gauss_legendre:50" -> aumann.gauss_legendre(50)."""
-    name, _, nodes = text.partition(":")
-    if name not in FAMILIES or not (nodes.isdecimal() or text == name):
-        raise ValueError(
-            f"Expected --rule as NAME:NODES with NAME among {', '.join(FAMILIES)}; received {text!r}. Give for example "
-            "gauss_legendre:50."
-        )
-    return FAMILIES[name](int(nodes)) if nodes else FAMILIES[name]()
-
-
-def parse_number(name, text):
-    """The value of --tolerance or --max-evaluations."""
-    try:
-        return int(text) if name == "max_evaluations" else float(text)
-    except ValueError:
-        wanted = "a whole number, such as 2000" if name == "max_evaluations" else "a number, such as 0.01"
-        raise ValueError(f"Expected --{name.replace('_', '-')} as {wanted}; received {text!r}.") from None
-
-
-def parse_rows(text, count):
-    """ "0:10", "7" or "0,3,9" -> a slice or list of rows that exist."""
-    try:
-        if ":" in text:
-            rows = slice(*(int(part) if part.strip() else None for part in text.split(":")))
-        else:
-            rows = [int(part) for part in text.split(",")]
-        chosen = np.arange(count)[rows]
-    except (ValueError, TypeError, IndexError):
-        chosen = ()
-    if not len(chosen):
-        raise ValueError(f"Expected --rows as 0:10, 7 or 0,3,9 among {count} rows; received {text!r}. Choose some.")
-    return rows
-
-
-def read_baseline(texts, data, rows, header=True):
-    """Where the path starts, from the values of --baseline.
-
-    Args:
-        texts: each "VALUE" for all inputs or "INPUT=VALUE" for one. VALUE is a number, "mean" of the whole data,
-            "fixed", or a file whose arrays are one row, or one for each row of the data.
-        data: the whole data.
-        rows: those that are explained.
-        header: as for `read_data`.
-
-    Returns:
-        What `explain` takes as baseline.
-    """
-    named = [text.partition("=")[::2] for text in texts if "=" in text and not Path(text).exists()]
-    if not named and len(texts) == 1:
-        return _start(texts[0], data, rows, header)
-    inputs = data if isinstance(data, dict) else {}
-    wrong = [text for text in texts if text.partition("=")[0] not in inputs]
-    if wrong or len(dict(named)) < len(texts):
-        raise ValueError(
-            f"Expected --baseline INPUT=VALUE once for each input among {list(inputs)}; received {', '.join(texts)}. "
-            "Give one VALUE for all inputs, or name them as the arrays of an .npz are named."
-        )
-    return {name: _start(text, inputs[name], rows, header) for name, text in named}
-
-
-def _start(text, data, rows, header):
-    if text == "fixed":
-        return text
-    if text == "mean":
-        return files.each(lambda x: np.asarray(x, np.float64).mean(0), data)
-    number = _number(text, float)
-    if not isinstance(number, str):
-        return number
-    if not Path(text).suffix:
-        raise ValueError(
-            f'Expected --baseline as a number, "mean", "fixed" or a file; received {text!r}. Give for example 0.0.'
-        )
-    table = Path(text).suffix in (".csv", ".parquet")
-    columns = list(data.columns) if table and hasattr(data, "columns") else ()
-    start = files.read_data(text, columns, header=header)
-    if table and isinstance(data, dict):
-        start = _columns_of(start, data, text)
-    if isinstance(start, dict) and isinstance(data, dict):
-        return {name: _same_rows(x, data.get(name), rows) for name, x in start.items()}
-    if isinstance(start, list) and isinstance(data, list):
-        if len(start) != len(data):
-            raise ValueError(
-                f"Expected {len(data)} arrays in the baseline {text}, as in the data; received {len(start)}. Give one "
-                "for each input, or name them."
-            )
-        return [_same_rows(x, of, rows) for x, of in zip(start, data, strict=True)]
-    return start if isinstance(start, dict | list) else _same_rows(start, data, rows)
-
-
-def _columns_of(table, data, path):
-    """The columns of a table that are named as the inputs."""
-    if missing := [name for name in data if name not in table.columns]:
-        raise ValueError(
-            f"Expected columns named as the inputs, {list(data)}, in the baseline {path}; received none for {missing}. "
-            "Add them, or give --baseline INPUT=VALUE."
-        )
-    return {name: table[[name]] for name in data}
-
-
-def _same_rows(start, data, rows):
-    """A baseline for each row of the data, cut to the rows that are explained; a single one as it is."""
-    each = np.ndim(start) == np.ndim(data) and len(start) == len(data)
-    return files.native(np.asarray(start)[rows] if each else np.asarray(start))
-
-
-def _number(text, *kinds):
-    """The text as an int or as one of `kinds`; the text itself where it is none."""
-    for kind in (int, *kinds):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return text
-
-
-def _name_or_index(text):
-    return None if text is None else _number(text)
-
-
-def _running(args):
-    """Keywords that say how the model is run, those that were given."""
-    found = {
-        "batch_size": args.batch_size if args.batch_size == "auto" else _number(args.batch_size),
-        "compile": {"true": True, "false": False}.get(args.compile, args.compile),
-        "precision": args.precision,
-        "devices": args.devices if args.devices in (None, "all") else _names(args.devices),
-    }
-    return {name: value for name, value in found.items() if value is not None}
-
-
-def _names(text):
-    return [name for name in text.split(",") if name]
-
-
-def _outputs(args):
+def _outputs(args: Namespace) -> tuple[Path, Path | None]:
     """Paths of the results; the picture's is None without one.
 
     Raises:
@@ -414,7 +232,7 @@ def _outputs(args):
     return npz, png
 
 
-def _check_output(path, args):
+def _check_output(path: Path, args: Namespace) -> None:
     """Raises OSError where a result cannot be written, or would take the place of what the command reads."""
     try:
         there = path.exists()
@@ -426,14 +244,14 @@ def _check_output(path, args):
         raise IsADirectoryError(f"Expected a file to write; {path} is a folder. Give another -o.")
     read = {"the data": [args.data], "the model": [args.model]}
     read["a baseline"] = [name for text in args.baseline or () for name in (text, text.partition("=")[2]) if name]
-    for what, names in read.items():
-        for file in filter(Path.exists, map(Path, names)):
+    for what, paths in read.items():
+        for file in filter(Path.exists, map(Path, paths)):
             inside = file.is_dir() and Path(os.path.realpath(file)) in Path(os.path.realpath(path)).parents
             if inside or (there and path.samefile(file)):
                 raise FileExistsError(f"Expected a file to write; {path} is {what} that is read. Give another -o.")
 
 
-def _require(module, package, extra, otherwise=""):
+def _require(module: str, package: str, extra: str, otherwise: str = "") -> None:
     if importlib.util.find_spec(module) is None:
         raise ImportError(f'Expected {package}, which is not installed. pip install "aumann[{extra}]".{otherwise}')
 

@@ -1,13 +1,15 @@
 """Baselines: where the path starts, as a constant, a row, a row for each row, a weighted set or a callable.
 
-Every form is resolved to one: for each input an array that broadcasts against (rows, set, *row), and the weights
+Every form is resolved to one: for each moving input an array that broadcasts against (rows, set, *row), and the weights
 (1 or rows, set) of the set, summing to 1.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 FIXED = "fixed"
 
@@ -17,10 +19,10 @@ class Weighted:
     """A set of baselines whose attributions are averaged exactly; see `weighted`."""
 
     rows: Any
-    weights: np.ndarray
+    weights: npt.NDArray[np.float64] | None
 
 
-def weighted(rows, weights=None):
+def weighted(rows: Any, weights: npt.ArrayLike | None = None) -> Weighted:
     """A weighted set of m baselines: the attribution is Σⱼ wⱼ φ(x, bⱼ), its base value Σⱼ wⱼ F(bⱼ).
 
     Costs m times the gradients of one baseline; no memory beyond the set itself.
@@ -46,29 +48,39 @@ def weighted(rows, weights=None):
 
 
 @dataclass(frozen=True, eq=False)
-class Starts:
-    """Resolved baselines: `points[i]` is (1 or n, 1 or m, *row of point i); `weights` is (1 or n, m)."""
+class StartPoints:
+    """Resolved baselines, where the paths of n rows start.
 
-    points: list
-    weights: np.ndarray
+    Attributes:
+        points: for each moving input (1 or n, 1 or m, *row).
+        weights: (1 or n, m), of the m baselines of a row, summing to 1.
+    """
+
+    points: list[npt.NDArray]
+    weights: npt.NDArray[np.float64]
 
     @property
-    def count(self):
+    def count(self) -> int:
+        """m, baselines of a row."""
         return self.weights.shape[1]
 
     @property
-    def shared(self):
+    def shared(self) -> bool:
         """Whether every row starts from the same baselines."""
         return all(len(p) == 1 for p in self.points)
 
-    def of(self, rows):
+    def of(self, rows: npt.NDArray) -> "StartPoints":
         """Those of some rows."""
         *points, weights = (a[rows] if len(a) > 1 else a for a in (*self.points, self.weights))
-        return Starts(points, weights)
+        return StartPoints(points, weights)
 
 
-def made(baseline, inputs):
-    """What a callable makes of the inputs; anything else is a baseline already."""
+def resolved(baseline: Any, inputs: Any) -> Any:
+    """The baseline that a callable returns for the inputs; anything else is a baseline already.
+
+    Raises:
+        ValueError: the callable fails.
+    """
     if not callable(baseline) or isinstance(baseline, type):
         return baseline
     try:
@@ -82,17 +94,22 @@ def made(baseline, inputs):
         ) from error
 
 
-def split(baseline, names, pack, arrays):
+def split(
+    baseline: Any, names: Sequence[str], pack: str, arrays: Sequence[Any]
+) -> tuple[list[tuple[Any, bool]], npt.NDArray | None]:
     """One baseline for each leaf of the inputs, and the weights of the set if there is one.
 
     Args:
-        baseline: what the user gave: one thing for all inputs, or a list or dict like them.
+        baseline: as the user wrote it: one for all inputs, or a list or dict like them.
         names: name of each leaf of the inputs, in order.
         pack: "leaf" | "list" | "dict": how the inputs are packed.
-        arrays: array of each leaf, which a callable inside the list or dict is given.
+        arrays: array of each leaf, the argument of a callable inside the list or dict.
 
     Returns:
         (list of (leaf baseline, is it a set), weights or None)
+
+    Raises:
+        ValueError: the list or dict does not fit the inputs, or there are several weighted sets.
     """
     weights = None
     joint = isinstance(baseline, Weighted)
@@ -120,34 +137,39 @@ def split(baseline, names, pack, arrays):
         )
     else:
         each = [baseline] * len(names)
-    given = each
-    each = [made(b, x) for b, x in zip(each, arrays, strict=True)]
+    unresolved = each
+    each = [resolved(b, x) for b, x in zip(each, arrays, strict=True)]
     sets = [b for b in each if isinstance(b, Weighted)]
-    # A callable that draws takes part in a joint set; one that brings weights of its own cannot.
-    apart = [b for b in sets if not joint or b.weights is not None or any(b is g for g in given)]
-    if len(apart) > (not joint):
+    # A callable that draws takes part in a joint set; one that returns weights cannot.
+    separate = [b for b in sets if not joint or b.weights is not None or any(b is u for u in unresolved)]
+    if len(separate) > (not joint):
         raise ValueError(
             "Expected one weighted set, received several. Draw the rows of all inputs together: "
             "weighted([rows_a, rows_b])."
         )
-    if apart:
-        weights = apart[0].weights
+    if separate:
+        weights = separate[0].weights
     return [
-        (b.rows, True) if isinstance(b, Weighted) else (b, joint and b is g and axes(b) > 0 and not isinstance(b, str))
-        for b, g in zip(each, given, strict=True)
+        (b.rows, True) if isinstance(b, Weighted) else (b, joint and b is u and axes(b) > 0 and not isinstance(b, str))
+        for b, u in zip(each, unresolved, strict=True)
     ], weights
 
 
-def axes(x):
-    """How many axes an array-like has; 1 for what NumPy cannot read, which is told once it has to be read."""
+def axes(x: Any) -> int:
+    """How many axes an array-like has; 1 for what NumPy cannot read: `broadcast` raises the error."""
     try:
         return np.ndim(x)
     except Exception:  # whatever other libraries raise
         return 1
 
 
-def together(points, weights, rows):
-    """Starts of points (1 or rows, 1 or m, *row) whose baselines j belong together; weights None if equal.
+def combined(points: list[npt.NDArray], weights: npt.NDArray | None, rows: int) -> StartPoints:
+    """The start points of several moving inputs, whose baselines j belong together.
+
+    Args:
+        points: for each moving input (1 or rows, 1 or m, *row).
+        weights: (m,) or (1 or rows, m); None if equal.
+        rows: that are explained.
 
     Raises:
         ValueError: sets of several sizes, or weights that do not fit them.
@@ -165,11 +187,18 @@ def together(points, weights, rows):
         raise ValueError(
             f"Expected weights of shape (m,) or ({rows}, m), received {weights.shape}. Give one set for each row."
         )
-    return Starts(points, weights)
+    return StartPoints(points, weights)
 
 
-def broadcast(value, is_set, row, rows, name):
+def broadcast(value: Any, is_set: bool, row: Sequence[int], rows: int, name: str) -> npt.NDArray:
     """One leaf's baseline as an array (1 or rows, 1 or m, *row).
+
+    Args:
+        value: a constant, a row, a row for each row, or a set of rows.
+        is_set: whether it is a set.
+        row: shape of a row.
+        rows: that are explained.
+        name: of the input, for messages.
 
     Raises:
         ValueError, TypeError: it is not numeric and finite, or does not broadcast.
@@ -211,5 +240,5 @@ def broadcast(value, is_set, row, rows, name):
     )
 
 
-def _dims(row):
+def _dims(row: tuple[int, ...]) -> str:
     return ", ".join(map(str, row)) or "1"

@@ -1,58 +1,81 @@
 """The engine: Σ over (row × baseline × node), packed into batches of constant size, accumulated on the device.
 
-A batch holds S rows × M path points with S·M ≤ batch_size. A row whose points do not fit is cut into equal chunks and
-the sums stay on the device between them. Memory therefore grows with batch_size and the results, not with nodes,
-baselines or rows.
+A row has m · n nodes on its paths: those of the rule on the path from each of m baselines. A batch holds S rows × M of
+their nodes with S·M ≤ batch_size, which the model sees as S·M rows of its own:
+
+    nodes fit, S = 3, M = 5                a row that does not fit, S = 1, in chunks of M = 5
+
+    row 0   t₀ t₁ t₂ t₃ t₄   → sums[0]     row 0   t₀ t₁ t₂ t₃ t₄   → sums
+    row 1   t₀ t₁ t₂ t₃ t₄   → sums[1]             t₅ t₆ t₇ t₈ t₉   → sums += …
+    row 2   t₀ t₁ t₂ t₃ t₄   → sums[2]             t₁₀ t₁₁ 0  0  0  → sums += …, then to the host
+
+The sums stay on the device between chunks, and what fills up the last chunk has weight zero. Memory therefore grows
+with batch_size and the results, not with nodes, baselines or rows.
+
+A secant belongs to a cell, from one node to the next, and takes the gradients at both. Chunks of cells overlap by one
+node, so that every cell lies within one chunk; the last node of a chunk ends its last cell and begins none:
+
+    nodes   t₀ t₁ t₂ t₃ t₄                 weights  w₀ w₁ w₂ w₃ 0
+                        t₄ t₅ t₆ t₇ t₈              w₄ w₅ w₆ w₇ 0
 """
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
+from aumann.core.baselines import StartPoints
 from aumann.core.credits import Moment, share
+from aumann.core.quadrature import Draws, Quadrature
 
 
 @dataclass(frozen=True)
 class Packing:
-    """How the points of the rows are cut into batches.
+    """How the nodes of the rows are cut into batches.
 
     Attributes:
         rows: S, rows per batch.
-        points: M, path points per row and batch.
+        nodes: M, nodes per row and batch.
         chunks: batches that one row takes.
     """
 
     rows: int
-    points: int
+    nodes: int
     chunks: int
 
 
-def pack(points, batch_size, overlap=0):
-    """The packing of rows with `points` path points each.
+def pack(nodes: int, batch_size: int, overlap: int = 0) -> Packing:
+    """The packing of rows with so many nodes each.
 
-    Points that do not fit are cut into chunks of one width, that between half and all of batch_size which leaves the
-    fewest idle places in the last chunk. A chunk of cells begins with the point that the last one ended with, an
-    `overlap` of one; it holds two points at least. Rules of cells come in many lengths, and their batches in powers of
-    two of rows, for the sake of what is compiled for each size.
+    Nodes that do not fit are cut into chunks of one width, that between half and all of batch_size which leaves the
+    fewest idle places in the last chunk.
+
+    Args:
+        nodes: of a row, over all of its baselines.
+        batch_size: S·M at most.
+        overlap: 1 for cells, whose chunks begin with the node that ended the one before, and hold two nodes at least;
+            else 0. Rules of cells come in many lengths, and every number of rows would be another shape to compile:
+            their batches hold a power of two of rows.
     """
     batch_size = max(batch_size, 1 + overlap)
-    if points <= batch_size:
-        rows = batch_size // points
-        return Packing(1 << rows.bit_length() - 1 if overlap else rows, points, 1)
+    if nodes <= batch_size:
+        rows = batch_size // nodes
+        return Packing(1 << rows.bit_length() - 1 if overlap else rows, nodes, 1)
 
     def chunks(width):
-        return -(-(points - overlap) // (width - overlap))
+        return -(-(nodes - overlap) // (width - overlap))
 
     widths = range(batch_size, max(1 + overlap, batch_size // 2) - 1, -1)
     width = min(widths, key=lambda width: chunks(width) * width)
     return Packing(1, width, chunks(width))
 
 
-def above(count):
-    """The next round number, 2ᵏ or 3 · 2ᵏ: a few shapes serve whatever is compiled for each of them."""
+def rounded_up(count: int) -> int:
+    """The next number of the form 2ᵏ or 3 · 2ᵏ: a few shapes serve whatever is compiled for each of them."""
     power = 1 << max(count - 1, 0).bit_length()
     return power // 4 * 3 if power // 4 * 3 >= count else power
 
@@ -133,149 +156,210 @@ class Work:
     Attributes:
         rows: n, rows to explain.
         load: row indices -> (ends, side), lists of device tensors for those rows.
-        starts: resolved baselines.
+        start_points: resolved baselines.
         index: (1 or n, targets) position of each target in the outputs.
         rule: nodes and weights.
-        shapes: shape of one row of each point.
+        shapes: shape of one row of each moving input.
         dtype: of the path and of the sums.
     """
 
     rows: int
-    load: Any
-    starts: Any
-    index: np.ndarray
-    rule: Any
-    shapes: list
+    load: Callable[[npt.NDArray], tuple[list, list]]
+    start_points: StartPoints
+    index: npt.NDArray
+    rule: Quadrature | Draws
+    shapes: list[tuple[int, ...]]
     dtype: str
 
     @property
-    def points(self):
-        """Path points of a row: gradients spent on it."""
-        return len(self.rule.over(self.starts.count)[0])
+    def nodes(self) -> int:
+        """Nodes of a row over all of its baselines: gradients spent on it."""
+        return len(self.rule.over(self.start_points.count)[0])
 
-    def of(self, rows):
+    def of(self, rows: npt.NDArray) -> "Work":
         """The same for some rows."""
         index = self.index if len(self.index) == 1 else self.index[rows]
         load = self.load
-        return replace(self, rows=len(rows), load=lambda own: load(rows[own]), starts=self.starts.of(rows), index=index)
+        start_points = self.start_points.of(rows)
+        return replace(self, rows=len(rows), load=lambda some: load(rows[some]), start_points=start_points, index=index)
 
 
-def integrate(step, work, pace, backend, progress=None):
+class Tuner(Protocol):
+    """What the engine asks of a batch tuner: see `aumann.execution.batching.BatchTuner`."""
+
+    tuned: bool
+    budget: Any
+    shapes: set
+
+    def next(self, left: int) -> tuple[int, int]: ...
+    def width(self, count: int, most: int, nodes: int = 1, probe: bool = False) -> int: ...
+    def is_new(self, rows: int, nodes: int = 1) -> bool: ...
+    def record(self, size: int, nodes: int, seconds: float, probe: bool) -> None: ...
+    def record_compiling(self, seconds: float) -> None: ...
+
+
+class Device(Protocol):
+    """What the engine asks of a backend: copies between host and device, and whether an error says memory ran out."""
+
+    def send(self, array: npt.NDArray) -> Any: ...
+    def host(self, tensor: Any) -> npt.NDArray: ...
+    def out_of_memory(self, error: Exception) -> bool: ...
+
+
+def integrate(
+    step: Callable, work: Work, tuner: Tuner, backend: Device, progress: Callable[[int], None] | None = None
+) -> list[npt.NDArray]:
     """φ for every row.
 
+    The work is done in sections of one batch size each, which the tuner chooses; where memory runs out, the rest of a
+    section is done again with half of it.
+
+    Args:
+        step: as `make_step` gives.
+        work: what is to be summed.
+        tuner: of the batch size.
+        backend: of the device.
+        progress: called with the number of gradients that each batch has taken.
+
     Returns:
-        for each point an array (n, targets, *row).
+        for each moving input an array (n, targets, *row).
     """
     results = [np.empty((work.rows, work.index.shape[1], *shape), work.dtype) for shape in work.shapes]
     first = 0
     while first < work.rows:
-        left = (work.rows - first) * work.points
-        size, points = pace.next(left)
-        packing = pack(work.points, size, int(work.rule.cells))
-        calls = max(1, points // work.points // packing.rows)
-        trial = points < left
-        section = range(first, min(work.rows, first + calls * packing.rows) if trial else work.rows)
-        start, known, ran = time.perf_counter(), len(pace.shapes), 0
+        left = (work.rows - first) * work.nodes
+        size, asked = tuner.next(left)
+        packing = pack(work.nodes, size, int(work.rule.cells))
+        batches = max(1, asked // work.nodes // packing.rows)
+        probe = asked < left
+        section = range(first, min(work.rows, first + batches * packing.rows) if probe else work.rows)
+        start, shapes, computed = time.perf_counter(), len(tuner.shapes), 0
         try:
-            for stored, width in _section(step, work, packing, section, results, pace, backend, progress, trial):
-                first, ran = stored, ran + width * packing.points * packing.chunks
+            for end, width in _section(step, work, packing, section, results, tuner, backend, progress, probe):
+                first, computed = end, computed + width * packing.nodes * packing.chunks
         except Exception as error:
-            if not (pace.tuned and size > 1 and backend.out_of_memory(error)):
+            if not (tuner.tuned and size > 1 and backend.out_of_memory(error)):
                 raise
-            pace.room.halve(size)
+            tuner.budget.halve(size)
         else:
-            if len(pace.shapes) == known:
-                pace.took(size, ran, time.perf_counter() - start, trial)
+            if len(tuner.shapes) == shapes:  # nothing was compiled on the way
+                tuner.record(size, computed, time.perf_counter() - start, probe)
     return results
 
 
-def _section(step, work, packing, section, results, pace, backend, progress, trial):
-    """Batches of one packing: after each, the row up to which the results are there, and how many rows it had."""
+def _section(
+    step: Callable,
+    work: Work,
+    packing: Packing,
+    section: range,
+    results: list[npt.NDArray],
+    tuner: Tuner,
+    backend: Device,
+    progress: Callable[[int], None] | None,
+    probe: bool,
+) -> Iterator[tuple[int, int]]:
+    """Batches of one packing: after each, the row up to which the results are stored, and how many rows it had."""
     chunks = list(_chunks(work, packing, backend.send))
     targets = work.index.shape[1]
-    waiting, width, first = None, None, section.start
+    width, first = 0, section.start
+    launched: list[tuple[npt.NDArray, list]] = []  # rows and sums that are not stored yet
     while first < section.stop:
         left = section.stop - first
-        rows = first + np.minimum(np.arange(pace.width(left, packing.rows, packing.points, trial)), left - 1)
+        rows = first + np.minimum(np.arange(tuner.width(left, packing.rows, packing.nodes, probe)), left - 1)
         count = min(len(rows), left)
         ends, side = work.load(rows)
         if len(rows) != width or len(work.index) > 1:  # most batches share these
             width = len(rows)
             index = [backend.send(_rows(work.index, rows, "int32"))]
-            blank = [ops.zeros((width, targets, *shape), work.dtype) for shape in work.shapes]
-        sums = blank
-        new = pace.is_new(width, packing.points)
+            zeros = [ops.zeros((width, targets, *shape), work.dtype) for shape in work.shapes]
+        sums = zeros
+        new = tuner.is_new(width, packing.nodes)
         for chunk in chunks:
             start = time.perf_counter()
             sums = step(sums, ends, chunk.starts(rows), chunk.nodes(rows), side, index)
             if new:
-                pace.compiled(time.perf_counter() - start)
+                tuner.record_compiling(time.perf_counter() - start)
                 new = False
             if progress:
-                progress(count * chunk.points)
-        if waiting:  # the next batch is under way while the last one is fetched
-            yield _store(results, *waiting, backend.host), width
-        waiting = rows[:count], sums
+                progress(count * chunk.count)
+        launched.append((rows[:count], sums))
+        if len(launched) > 1:  # the device computes this batch while the one before is fetched
+            yield _store(results, *launched.pop(0), backend.host), width
         first += count
-    yield _store(results, *waiting, backend.host), width
+    yield _store(results, *launched.pop(), backend.host), width
 
 
-def _store(results, rows, sums, host):
+def _store(results: list[npt.NDArray], rows: npt.NDArray, sums: list, host: Callable) -> int:
+    """Writes the sums of some rows to the results; the row up to which they are stored."""
     for result, total in zip(results, sums, strict=True):
         result[rows] = host(total)[: len(rows)]
     return rows[-1] + 1
 
 
-def _chunks(work, packing, send):
-    """The path points of a row, cut into chunks of one width; the last is filled up with points of weight zero."""
+def _chunks(work: Work, packing: Packing, send: Callable) -> Iterator["_Chunk"]:
+    """The nodes of a row, cut into chunks of one width; the last is filled up with nodes of weight zero."""
     overlap = int(work.rule.cells)
-    t, w, which = work.rule.over(work.starts.count)
-    w, points = work.starts.weights[:, which] * w, len(t)
-    step = packing.points - overlap
-    fill = packing.chunks * step + overlap - points
+    t, w, which = work.rule.over(work.start_points.count)
+    w, nodes = work.start_points.weights[:, which] * w, len(t)
+    stride = packing.nodes - overlap
+    fill = packing.chunks * stride + overlap - nodes
     t, w, which = np.pad(t, (0, fill), "edge"), np.pad(w, ((0, 0), (0, fill))), np.pad(which, (0, fill), "edge")
-    for first in range(0, packing.chunks * step, step):
-        cut = slice(first, first + packing.points)
+    for first in range(0, packing.chunks * stride, stride):
+        cut = slice(first, first + packing.nodes)
         weights = w[:, cut]
-        if overlap:  # the last point is where the next chunk begins, and its cell with it
+        if overlap:  # the last node begins the next chunk, and the weight of its cell belongs there
             weights = np.concatenate([weights[:, :-1], np.zeros_like(weights[:, :1])], axis=1)
-        seen = first + overlap if first else 0
-        yield _Chunk(work, send, t[cut], weights, which[cut], min(first + packing.points, points) - seen)
+        counted = first + overlap if first else 0  # nodes of the chunks before
+        yield _Chunk(work, send, t[cut], weights, which[cut], min(first + packing.nodes, nodes) - counted)
 
 
 class _Chunk:
-    """A run of path points; what all rows share is sent to the device once."""
+    """A run of nodes; what all rows share is sent to the device once.
 
-    def __init__(self, work, send, t, w, which, points):
-        self.work, self.send, self.t, self.w, self.which, self.points = work, send, t, w, which, points
-        self.kept = {}
+    Args:
+        work: what is summed.
+        send: host array -> device tensor.
+        t: (M,), the nodes.
+        w: (1 or n, M), their weights.
+        which: (M,), the baseline of each.
+        count: nodes that no other chunk counts and that do not only fill up.
+    """
 
-    def nodes(self, rows):
+    def __init__(
+        self, work: Work, send: Callable, t: npt.NDArray, w: npt.NDArray, which: npt.NDArray, count: int
+    ) -> None:
+        self.work, self.send, self.t, self.w, self.which, self.count = work, send, t, w, which, count
+        self.sent: dict[str, tuple[int, list]] = {}
+
+    def nodes(self, rows: npt.NDArray) -> list:
+        """[t, w] of some rows, each (S·M,)."""
         if len(self.w) > 1:
             return self._nodes(rows)
         return self._once("nodes", len(rows), lambda: self._nodes(rows))
 
-    def _nodes(self, rows):
+    def _nodes(self, rows: npt.NDArray) -> list:
         t = np.broadcast_to(self.t, (len(rows), len(self.t)))
         w = np.broadcast_to(self.w if len(self.w) == 1 else self.w[rows], t.shape)
         return [self.send(np.array(a.ravel(), self.work.dtype)) for a in (t, w)]
 
-    def starts(self, rows):
-        if self.work.starts.shared:
+    def starts(self, rows: npt.NDArray) -> list:
+        """Start points of some rows, (1 or S, 1 or M, *row) for each moving input."""
+        if self.work.start_points.shared:
             return self._once("starts", 0, lambda: self._starts(rows))
         return self._starts(rows)
 
-    def _starts(self, rows):
-        points = [p[rows] if len(p) > 1 else p for p in self.work.starts.points]
+    def _starts(self, rows: npt.NDArray) -> list:
+        points = [p[rows] if len(p) > 1 else p for p in self.work.start_points.points]
         return [self.send(_rows(p[:, self.which] if p.shape[1] > 1 else p, None, self.work.dtype)) for p in points]
 
-    def _once(self, what, size, make):
-        if self.kept.get(what, (None,))[0] != size:
-            self.kept[what] = size, make()
-        return self.kept[what][1]
+    def _once(self, what: str, size: int, make: Callable[[], list]) -> list:
+        """What was sent last for as many rows, made and sent again for another number of them."""
+        if self.sent.get(what, (None,))[0] != size:
+            self.sent[what] = size, make()
+        return self.sent[what][1]
 
 
-def _rows(array, rows, dtype):
+def _rows(array: npt.NDArray, rows: npt.NDArray | None, dtype: str) -> npt.NDArray:
     """Rows of an array; an array of one row serves all."""
     if rows is not None:
         array = np.broadcast_to(array, (len(rows), *array.shape[1:])) if len(array) == 1 else array[rows]

@@ -1,12 +1,14 @@
-"""Rules: the nodes tₖ and weights wₖ of ∫₀¹ g(t) dt ≈ Σₖ wₖ g(tₖ), as frozen data that proves itself when built.
+"""Rules: the nodes tₖ and weights wₖ of ∫₀¹ g(t) dt ≈ Σₖ wₖ g(tₖ), as frozen data whose degree is checked when built.
 
 A new rule is a function that returns a `Rule`: nodes, weights and the degree up to which it claims to be exact.
 """
 
 import functools
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +26,12 @@ class Quadrature:
     """
 
     name: str
-    nodes: np.ndarray
-    weights: np.ndarray
+    nodes: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
     degree: int
+    cells: ClassVar[bool] = False  # whether a weight is for the cell that begins at its node, or for the node itself
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in ("nodes", "weights"):
             array = np.array(getattr(self, field), np.float64)
             array.flags.writeable = False
@@ -51,16 +54,19 @@ class Quadrature:
                 "Legendre polynomial. Lower the degree or correct the weights."
             )
 
-    cells = False  # whether a weight is for the derivative at its node, or over the cell that begins there
+    @staticmethod
+    def moments(k: npt.NDArray) -> npt.NDArray:
+        """Integrals of the Legendre polynomials Pₖ(2t − 1) over [0, 1], with the density of the rule."""
+        raise NotImplementedError
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.nodes)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"aumann.{self.name}"
 
-    def over(self, m):
-        """Path points for m baselines: (nodes, weights, which baseline), each (points,). Here every node for each."""
+    def over(self, m: int) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray]:
+        """The nodes of a row with m baselines, every node for each: (t, w, which baseline), each (m · n,)."""
         return np.tile(self.nodes, m), np.tile(self.weights, m), np.repeat(np.arange(m), len(self))
 
 
@@ -78,8 +84,8 @@ class Rule(Quadrature):
     """
 
     @staticmethod
-    def moments(k):
-        """∫₀¹ Pₖ(2t − 1) dt."""
+    def moments(k: npt.NDArray) -> npt.NDArray:
+        """∫₀¹ Pₖ(2t − 1) dt: 1 for k = 0, else 0, since Legendre polynomials are orthogonal to P₀."""
         return np.where(k == 0, 1.0, 0.0)
 
 
@@ -87,8 +93,8 @@ class LogRule(Quadrature):
     """A quadrature rule on [0, 1] for the density −ln t, which is that of a product of two uniform numbers."""
 
     @staticmethod
-    def moments(k):
-        """∫₀¹ −ln t Pₖ(2t − 1) dt."""
+    def moments(k: npt.NDArray) -> npt.NDArray:
+        """∫₀¹ −ln t Pₖ(2t − 1) dt = (−1)ᵏ / (k (k + 1)), and 1 for k = 0."""
         return np.where(k == 0, 1.0, (-1.0) ** k / np.maximum(k * (k + 1.0), 1))
 
 
@@ -101,7 +107,7 @@ class Cells(Rule):
 
     cells = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         t, w = self.nodes, self.weights
         if t[0] != 0 or t[-1] != 1 or w[-1] != 0 or np.abs(np.diff(t) - w[:-1]).max() > 1e-15:
@@ -110,20 +116,20 @@ class Cells(Rule):
                 f"received nodes {t} and weights {w}. Give the ends of the cells and np.diff of them."
             )
 
-    def middles(self):
-        """The derivatives at the middles of the same cells: for what secants do not see into."""
+    def middles(self) -> Rule:
+        """The derivatives at the middles of the same cells: for functions whose operations secants cannot see."""
         t = self.nodes
         return Rule(f"{self.name} by the derivatives at the middles", (t[1:] + t[:-1]) / 2, np.diff(t), 1)
 
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Random path points, each of one baseline of a set: a sum that is right on average over what might be drawn.
+    """Random nodes, each on the path from one baseline of a set: a sum whose expectation is the integral.
 
     Attributes:
         name: as the provenance has it.
         nodes: (n,) float64, within [0, 1].
-        weights: (n,) float64, of the nodes; the baselines' own weights come on top.
+        weights: (n,) float64, of the nodes; they are multiplied with the weights of the baselines.
         which: (n,) the baseline of each node.
 
     Raises:
@@ -131,13 +137,12 @@ class Draws:
     """
 
     name: str
-    nodes: np.ndarray
-    weights: np.ndarray
-    which: np.ndarray
+    nodes: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.float64]
+    which: npt.NDArray[np.int64]
+    cells: ClassVar[bool] = False
 
-    cells = False
-
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field, dtype in (("nodes", np.float64), ("weights", np.float64), ("which", np.int64)):
             array = np.array(getattr(self, field), dtype)
             array.flags.writeable = False
@@ -154,24 +159,29 @@ class Draws:
                 "Map the nodes to [0, 1]."
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.nodes)
 
-    def over(self, m):
+    def over(self, m: int) -> tuple[npt.NDArray, npt.NDArray, npt.NDArray]:
+        """The nodes of a row: (t, w, which of its m baselines), each (n,)."""
         return self.nodes, self.weights, self.which
 
 
-def stratified(rng, which, positions, weight):
-    """Each of some baselines at `positions` places of the path, s · positions equal strata having one place each.
+def stratified(rng: np.random.Generator, which: npt.NDArray, positions: int, weight: float) -> Draws:
+    """`positions` nodes for each of s baselines, one in each of s · positions equal strata of the path.
 
-    A baseline has one place in each of `positions` wide strata; which of the s narrow strata within it is left to
-    chance. Every place is uniform on [0, 1] on average, so that no baseline's integral is biased.
+    A baseline has one node in each of `positions` wide strata; which of the s narrow strata within it is random:
+
+        wide     |           0           |           1           |     positions = 2
+        narrow   |   b₂  |   b₀  |   b₁  |   b₀  |   b₁  |   b₂  |     s = 3
+
+    Every node is uniform on [0, 1] on average over its wide stratum, so that no baseline's integral is biased.
 
     Args:
-        rng: `numpy.random.Generator`.
+        rng: random numbers.
         which: (s,) the baselines.
-        positions: places of each.
-        weight: of each baseline, shared by its places.
+        positions: nodes of each.
+        weight: of each baseline, shared by its nodes.
     """
     s = len(which)
     narrow = np.stack([rng.permutation(s) for _ in range(positions)]) + rng.random((positions, s))
@@ -181,8 +191,11 @@ def stratified(rng, which, positions, weight):
     )
 
 
-def _legendre_moments(t, w, degree):
-    """Σ w Pₖ(2t − 1) for k = 0…degree: monomials are too ill-conditioned."""
+def _legendre_moments(t: npt.NDArray, w: npt.NDArray, degree: int) -> npt.NDArray:
+    """Σ w Pₖ(2t − 1) for k = 0…degree, since sums of monomials tᵏ are ill-conditioned.
+
+    (k + 1) Pₖ₊₁(x) = (2k + 1) x Pₖ(x) − k Pₖ₋₁(x).
+    """
     x = 2 * t - 1
     before, now = np.ones_like(x), x
     moments = [w.sum()]
@@ -192,14 +205,14 @@ def _legendre_moments(t, w, degree):
     return np.array(moments)
 
 
-def _count(n, least, rule):
+def _count(n: int, least: int, rule: str) -> int:
     if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
         raise ValueError(f"{rule}: expected a whole number of nodes ≥ {least}, received {n!r}. Give for example 50.")
     return int(n)
 
 
 @functools.lru_cache(maxsize=64)
-def gauss_legendre(n=50):
+def gauss_legendre(n: int = 50) -> Rule:
     """n Gauss–Legendre nodes: exact to degree 2n − 1, spectral on smooth networks. The default.
 
     Newton's iteration on Pₙ from Tricomi's guess, O(n²): 2000 nodes take 0.1 s where an eigenvalue solver takes 6 s.
@@ -215,7 +228,7 @@ def gauss_legendre(n=50):
     return Rule(f"gauss_legendre({n})", (1 + x) / 2, w / w.sum(), 2 * n - 1)
 
 
-def _legendre(n, x):
+def _legendre(n: int, x: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
     """Pₙ(x) and Pₙ'(x) by the three-term recurrence."""
     before, now = np.ones_like(x), x
     for k in range(2, n + 1):
@@ -224,7 +237,7 @@ def _legendre(n, x):
 
 
 @functools.lru_cache(maxsize=64)
-def clenshaw_curtis(n=33):
+def clenshaw_curtis(n: int = 33) -> Rule:
     """n Chebyshev points with both ends: exact to degree n − 1, nested as n = 2ᵏ + 1.
 
     Source: Waldvogel (2006), Fast construction of the Fejér and Clenshaw–Curtis quadrature rules.
@@ -239,13 +252,13 @@ def clenshaw_curtis(n=33):
     return Rule(f"clenshaw_curtis({n})", np.sin(np.pi * k / (2 * m)) ** 2, w, m)
 
 
-def midpoint(n=50):
+def midpoint(n: int = 50) -> Rule:
     """The middles of n equal cells: exact to degree 1, second order."""
     n = _count(n, 1, "midpoint")
     return Rule(f"midpoint({n})", (np.arange(n) + 0.5) / n, np.full(n, 1 / n), 1)
 
 
-def trapezoid(n=51):
+def trapezoid(n: int = 51) -> Rule:
     """n equally spaced points with both ends, the ends weighing half: exact to degree 1, second order."""
     n = _count(n, 2, "trapezoid")
     w = np.full(n, 1 / (n - 1))
@@ -253,31 +266,31 @@ def trapezoid(n=51):
     return Rule(f"trapezoid({n})", np.linspace(0, 1, n), w, 1)
 
 
-def between(k, n):
-    """The ends of n equal cells that are none of k equal ones, n being a multiple of k: what a trapezoid lacks."""
+def between(k: int, n: int) -> Rule:
+    """The ends of n equal cells that are not ends of k equal ones, n being a multiple of k, equally weighted."""
     t = np.delete(np.arange(n + 1), np.arange(0, n + 1, n // k)) / n
     return Rule(f"between({k}, {n})", t, np.full(len(t), 1 / len(t)), 1)
 
 
-def left(n=50):
+def left(n: int = 50) -> Rule:
     """The left ends of n equal cells: exact for constants only, first order. The historical sum."""
     n = _count(n, 1, "left")
     return Rule(f"left({n})", np.arange(n) / n, np.full(n, 1 / n), 0)
 
 
-def right(n=50):
+def right(n: int = 50) -> Rule:
     """The right ends of n equal cells: exact for constants only, first order."""
     n = _count(n, 1, "right")
     return Rule(f"right({n})", np.arange(1, n + 1) / n, np.full(n, 1 / n), 0)
 
 
 @functools.lru_cache(maxsize=256)
-def secant(n=32):
-    """n cells, over each of which finite differences are carried backwards: see `aumann.core.secant`.
+def secant(n: int = 32) -> Cells:
+    """n cells, over each of which finite differences take the place of derivatives: see `aumann.core.secant`.
 
     Second order on piecewise-linear networks (ReLU and its kin, max-pooling), where rules on derivatives are first, and
     complete at any n where a network is made of affine maps, elementwise functions, maxima and products. On smooth
-    networks `gauss_legendre` is better by far. Costs n + 1 forwards and backwards a row and baseline.
+    networks `gauss_legendre` is better by far. Costs n + 1 gradients a row and baseline.
 
     The cells end at (k/n)^1.5: gates flip fastest near a baseline of zeros, and on trained networks these cells err by
     a third to a half less than equal ones (docs/benchmarks.md).
@@ -287,14 +300,14 @@ def secant(n=32):
     return Cells(f"secant({n})", t, np.append(np.diff(t), 0), 0)
 
 
-NEAREST = 1e-12, 1e-7  # how near to 0 and to 1 graded nodes come: float32 tells no t between 1 − 6e-8 and 1
+NEAREST = 1e-12, 1e-7  # distance of the outermost graded nodes to 0 and to 1: float32 has no t in (1 − 6e-8, 1)
 
 
-def _graded(n):
+def _graded(n: int) -> tuple[npt.NDArray, npt.NDArray]:
     """t at n + 1 equal steps of v, and dt/dv for the whole range of v as 1: t = 1 / (1 + exp(−π sinh v)).
 
-    Nodes lie by the ratio of their distances to an end, so that what happens within 1e-10 of it is resolved, and what
-    is singular there does no harm (double exponential quadrature).
+    The distance of nodes to an end falls by a growing ratio from one to the next, so that what happens within 1e-10 of
+    it is resolved; and dt/dv falls faster there than an integrable singularity rises (double exponential quadrature).
 
     Source: Takahasi, Mori (1974), Double exponential formulas for numerical integration.
     """
@@ -305,11 +318,15 @@ def _graded(n):
 
 
 @functools.lru_cache(maxsize=64)
-def graded(n=64, known=0):
-    """The n + 1 nodes of a trapezoidal rule that are graded towards both ends, without those that `known` cells have.
+def graded(n: int = 64, known: int = 0) -> tuple[Rule, float]:
+    """The n + 1 nodes of a trapezoidal rule that are graded towards both ends, without those of `known` cells.
+
+    Args:
+        n: cells, a multiple of `known`.
+        known: cells whose nodes are left out; 0 for none.
 
     Returns:
-        The rule, whose weights sum to 1, and what they sum to before.
+        (the rule, whose weights sum to 1; their sum before they were divided by it)
     """
     t, w = _graded(n)
     w[[0, -1]] /= 2
@@ -319,7 +336,7 @@ def graded(n=64, known=0):
 
 
 @functools.lru_cache(maxsize=64)
-def graded_secant(n=32):
+def graded_secant(n: int = 32) -> Cells:
     """n cells whose ends are graded towards both ends of the path: `secant` for a slope that is enormous there."""
     t, _ = _graded(n)
     t[[0, -1]] = 0, 1
@@ -327,29 +344,34 @@ def graded_secant(n=32):
 
 
 @functools.lru_cache(maxsize=64)
-def log_gauss(n=12):
+def log_gauss(n: int = 12) -> LogRule:
     """n Gauss nodes for ∫₀¹ −ln t g(t) dt: exact to degree 2n − 1, spectral if g is smooth.
 
-    For `IntegratedHessians`. The recurrence of the orthogonal polynomials comes from the moments of Legendre
-    polynomials, which is well-conditioned; nodes and weights are the eigenvalues and vectors of its matrix.
+    For `IntegratedHessians`. The polynomials πⱼ that are orthogonal for this density obey
+
+        πⱼ₊₁(t) = (t − αⱼ) πⱼ(t) − βⱼ πⱼ₋₁(t).
+
+    αⱼ and βⱼ follow from the mixed moments σⱼ(l) = ∫ −ln t πⱼ Lₗ dt with monic Legendre polynomials Lₗ, row by row
+    (modified Chebyshev algorithm, well-conditioned where ordinary moments are not). The nodes are the eigenvalues of
+    the symmetric tridiagonal matrix of α and √β, the weights the squared first entries of its eigenvectors.
 
     Source: Gautschi (1982), On generating orthogonal polynomials; Golub, Welsch (1969).
     """
     n = _count(n, 1, "log_gauss")
     k = np.arange(2 * n)
     b = k**2 / (4 * (4 * k**2 - 1.0))  # of the monic Legendre polynomials on [0, 1], whose a is 1/2 throughout
-    above = LogRule.moments(k) * np.append(1, np.cumprod((k[:-1] + 1) / (4 * k[:-1] + 2)))  # monic: over C(2k, k)
-    before, alpha, beta = np.zeros(2 * n), [0.5 + above[1] / above[0]], [1.0]
+    last = LogRule.moments(k) * np.append(1, np.cumprod((k[:-1] + 1) / (4 * k[:-1] + 2)))  # σ₀; monic: over C(2k, k)
+    before, alpha, beta = np.zeros(2 * n), [0.5 + last[1] / last[0]], [1.0]  # σ₋₁
     for j in range(1, n):
-        now = np.zeros(2 * n)
+        sigma = np.zeros(2 * n)
         inner = slice(j, 2 * n - j)
-        now[inner] = above[j + 1 : 2 * n - j + 1] - (alpha[-1] - 0.5) * above[inner]
-        now[inner] += b[inner] * above[j - 1 : 2 * n - j - 1] - (beta[-1] * before[inner] if j > 1 else 0)
-        alpha.append(0.5 + now[j + 1] / now[j] - above[j] / above[j - 1])
-        beta.append(now[j] / above[j - 1])
-        before, above = above, now
-    aside = np.sqrt(beta[1:])
-    nodes, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(aside, 1) + np.diag(aside, -1))
+        sigma[inner] = last[j + 1 : 2 * n - j + 1] - (alpha[-1] - 0.5) * last[inner]
+        sigma[inner] += b[inner] * last[j - 1 : 2 * n - j - 1] - (beta[-1] * before[inner] if j > 1 else 0)
+        alpha.append(0.5 + sigma[j + 1] / sigma[j] - last[j] / last[j - 1])
+        beta.append(sigma[j] / last[j - 1])
+        before, last = last, sigma
+    off_diagonal = np.sqrt(beta[1:])
+    nodes, vectors = np.linalg.eigh(np.diag(alpha) + np.diag(off_diagonal, 1) + np.diag(off_diagonal, -1))
     return LogRule(f"log_gauss({n})", nodes, vectors[0] ** 2, 2 * n - 1)
 
 

@@ -1,13 +1,16 @@
 """Targets: which scalar of the model's outputs is F, for each row and for several targets at once.
 
-The outputs of a row are laid end to end as one long vector; a target is a position in it. What a user says (a class,
-"predicted", a tuple index, a named output, a callable, a list of those, "all") is resolved to such positions once the
-layout of the outputs is known, and checked against it.
+The outputs of a row are flattened and concatenated to one vector; a target is a position in it. What a user writes (a
+class, "predicted", a tuple index, a named output, a callable, a list of those, "all") is resolved to such positions
+once the layout of the outputs is known, and checked against it.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -15,53 +18,58 @@ class Output:
     """One output tensor of the model: its name, its shape without the batch axis, its first position in the vector."""
 
     name: str
-    shape: tuple
+    shape: tuple[int, ...]
     start: int
 
     @property
-    def size(self):
+    def size(self) -> int:
+        """How many scalars it has."""
         return int(np.prod(self.shape))
 
 
 @dataclass(frozen=True)
 class Column:
-    """One target: (rows or 1,) positions in the outputs' vector; None where F(x) itself decides ("predicted").
+    """One target.
 
-    Then it decides among the `choices` (rows or 1, classes), positions too.
+    Attributes:
+        name: for the explanation.
+        positions: (rows or 1,) in the outputs' vector; None if the largest output at x decides ("predicted").
+        choices: (rows or 1, classes), the positions among which it decides.
     """
 
     name: str
-    positions: np.ndarray | None
-    choices: np.ndarray | None = None
+    positions: npt.NDArray | None
+    choices: npt.NDArray | None = None
 
-    def of(self, rows, positions):
-        """The same target of some rows, in which it is decided."""
-        own = self.choices is not None and len(self.choices) > 1
-        return replace(self, positions=positions, choices=self.choices[rows] if own else self.choices)
+    def of(self, rows: npt.NDArray, positions: npt.NDArray) -> "Column":
+        """The same target of some rows, at the positions that were decided for them."""
+        if self.choices is None or len(self.choices) == 1:
+            return replace(self, positions=positions)
+        return replace(self, positions=positions, choices=self.choices[rows])
 
 
-def is_several(target):
+def is_several(target: Any) -> bool:
     """Whether the target asks for an axis of targets: a list (even of one) or "all"."""
     return isinstance(target, list) or (isinstance(target, str) and target == "all")
 
 
-def callables(target):
+def callables(target: Any) -> list[Callable]:
     """The functions among the targets, in order; each adds one position to the end of the outputs' vector."""
     items = target if isinstance(target, list) else [target]
     return [t for t in items if callable(t)]
 
 
-def resolve(target, outputs, several_outputs, rows):
+def resolve(target: Any, outputs: Sequence[Output], several_outputs: bool, rows: int) -> list[Column]:
     """Positions of every target.
 
     Args:
-        target: what the user gave.
-        outputs: list of `Output`.
+        target: as the user wrote it.
+        outputs: of the model, in the order of the vector.
         several_outputs: whether the model returns a list or dict, so that a tuple may begin with the output.
         rows: number of rows that are explained.
 
     Returns:
-        list of `Column`.
+        for each target its column.
 
     Raises:
         ValueError, TypeError: the target does not name a scalar of the outputs; the message states what does.
@@ -85,7 +93,8 @@ def resolve(target, outputs, several_outputs, rows):
     return columns
 
 
-def _one(item, outputs, several_outputs, rows):
+def _one(item: Any, outputs: Sequence[Output], several_outputs: bool, rows: int) -> Column:
+    """The column of one target that is no callable."""
     if isinstance(item, (bool, float)) or item is Ellipsis:
         raise TypeError(f"Expected a target, received {item!r}. {_valid(outputs)}")
     if item is None:
@@ -116,7 +125,8 @@ def _one(item, outputs, several_outputs, rows):
     return Column(_name(output, index, several_outputs), output.start + np.atleast_1d(positions))
 
 
-def _predicted(outputs):
+def _predicted(outputs: Sequence[Output]) -> Column:
+    """ "predicted" alone: the largest entry of the only output."""
     if len(outputs) != 1 or len(outputs[0].shape) > 1:
         raise ValueError(
             'Expected one output of shape (n, classes) for target="predicted", received '
@@ -126,7 +136,7 @@ def _predicted(outputs):
     return Column("predicted", None, np.arange(outputs[0].start, outputs[0].start + outputs[0].size)[None])
 
 
-def _predicted_within(item, outputs, several_outputs, rows):
+def _predicted_within(item: tuple, outputs: Sequence[Output], several_outputs: bool, rows: int) -> Column:
     """("stage", "predicted"), or (2, "predicted"): the largest entry along the last axis there."""
     path = item[:-1]
     named = isinstance(path[0], str) and not several_outputs and path[0] == outputs[0].name
@@ -142,7 +152,8 @@ def _predicted_within(item, outputs, several_outputs, rows):
     return Column(_name(output, (*index, "predicted"), several_outputs), None, choices)
 
 
-def _per_row(array, rows, outputs):
+def _per_row(array: npt.NDArray, rows: int, outputs: Sequence[Output]) -> Any:
+    """An array of integers as an index: one for all rows, or for each axis of the output one for each row."""
     if array.dtype.kind not in "iu":
         raise TypeError(f"Expected integer targets, received dtype {array.dtype}. {_valid(outputs)}")
     if array.ndim == 0:
@@ -150,7 +161,7 @@ def _per_row(array, rows, outputs):
     return tuple(array.T) if array.ndim == 2 and len(array) == rows else (array,)
 
 
-def _choose_output(path, outputs, several_outputs):
+def _choose_output(path: tuple, outputs: Sequence[Output], several_outputs: bool) -> tuple[Output, tuple]:
     """Splits a target such as ("box", 3) or (2, 1) into the output and the index within it."""
     first, rest = path[0] if path else None, path[1:]
     names = [o.name for o in outputs]
@@ -167,13 +178,14 @@ def _choose_output(path, outputs, several_outputs):
             raise ValueError(
                 f"Expected an output between 0 and {len(outputs) - 1}, received {first}. {_valid(outputs)}"
             )
-        return outputs[first], rest
+        return outputs[int(first)], rest
     raise ValueError(
         f"Expected a target that begins with one of the {len(outputs)} outputs, received {path!r}. {_valid(outputs)}"
     )
 
 
-def _in_range(index, size, rows, output, outputs):
+def _in_range(index: Any, size: int, rows: int, output: Output, outputs: Sequence[Output]) -> npt.NDArray:
+    """The index along one axis of an output, () or (rows,), counted from 0."""
     array = np.asarray(index)
     if array.dtype.kind not in "iu":
         raise TypeError(f"Expected integer indices into output {output.name!r}, received {index!r}. {_valid(outputs)}")
@@ -191,15 +203,16 @@ def _in_range(index, size, rows, output, outputs):
     return np.where(array < 0, array + size, array)
 
 
-def _name(output, index, several_outputs):
+def _name(output: Output, index: tuple, several_outputs: bool) -> str:
+    """The name of a target in the explanation."""
     label = ", ".join("row's own" if np.ndim(i) else str(i) for i in index)
     if not several_outputs:
         return label or output.name
     return output.name if output.size == 1 else f"{output.name}[{label}]"
 
 
-def _valid(outputs):
-    """What the user can say instead."""
+def _valid(outputs: Sequence[Output]) -> str:
+    """The end of a message: the targets that there are."""
     parts = []
     for o in outputs:
         ranges = ", ".join(f"0…{s - 1}" for s in o.shape)

@@ -1,126 +1,189 @@
-"""The pace: how many points of a path one call of the model takes.
+"""The batch tuner: how many nodes one call of the model takes, and how many rows it is padded to.
 
-It begins with a guess. While there is much to do, twice as many and half as many are tried on the work itself, and the
-fastest stays; when memory runs out, half as many are taken from then on. Where every shape is compiled, one that is
-there already serves until it has lost as much time as compiling takes, as a pair of skis is hired.
+Three questions, each with an answer that is measured on the work itself:
+
+- How many nodes are fastest? The time per node falls with their number while the device has idle lanes, and rises once
+  they no longer fit its caches: over log₂ of the number it has one minimum. From the first guess b the tuner probes 2b
+  and b/2 on a part of the work, moves to whichever is faster, and probes on from there; where both neighbours are
+  slower, b stays. A probe computes results like any other call, so nothing is wasted but what a slower size loses.
+- How many fit into memory? A budget: half of what is free, over what one node needs. Where memory runs out all the
+  same, half of the size that was too much is the limit from then on.
+- Which shapes are compiled? Where every number of rows is a shape of its own (JAX, XLA), a call may reuse a compiled
+  shape and fill it up with rows that do not count, or call it twice. That is the ski-rental problem, to rent or to
+  buy: reuse a compiled shape, with padding, until the padding has cost as much time as compiling takes, then compile.
+  Whatever calls follow, that takes at most twice the time of the best choice in hindsight (Karlin, Manasse, Rudolph,
+  Sleator 1988, Competitive snoopy caching).
+
+Other sizes change values by rounding alone; give batch_size= for runs that are equal to the bit.
 """
 
 import math
 import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 
-BETTER = 0.95  # of the time of the best, below which another size replaces it
-LONG = 0.5  # seconds of work below which nothing is tried
-TRIAL = 0.03  # seconds that a trial takes at least, for the clock's sake
-PARTS = 6, 20  # a trial is at most one part of six of what is left, and at least, so that noise evens out, one of 20
-FRESH = 0.1  # seconds for which it holds how much memory is free: asking takes 0.1 ms, and a call asks three times
+FASTER = 0.95  # of the time of the best size, below which another replaces it: less is noise
+LEAST_WORK = 0.5  # seconds of work below which no size is probed
+LEAST_PROBE = 0.03  # seconds that a probe takes at least, for the sake of the clock
+PROBE_PARTS = 6, 20  # a probe is at most a 6th of what is left, and at least a 20th, so that noise evens out
+FRESH = 0.1  # seconds for which the amount of free memory holds: asking takes 0.1 ms, and a call asks three times
 
 
 class MemoryBudget:
-    """How many points fit into memory.
+    """How many nodes fit into memory.
 
     Args:
-        size: bytes that a point needs.
-        free: () -> bytes that are free, or None where nobody knows.
-        most: points that there is room for, however much is free.
+        size: bytes that a node needs.
+        free: () -> bytes that are free, or None if that is unknown.
+        most: nodes of a call at most, however much is free.
     """
 
-    def __init__(self, size, free, most=1 << 40):
+    def __init__(self, size: float, free: Callable[[], float | None], most: int = 1 << 40) -> None:
         self.size, self.free, self.most = size, free, most
-        self.asked, self.known = -math.inf, None
+        self.asked_at = -math.inf
+        self.free_bytes: float | None = None
 
-    def __call__(self, more=0):
-        """Points whose needs are half of what is free, or half of what was too much; `more` bytes each where told."""
+    def __call__(self, extra_bytes: float = 0) -> int:
+        """Nodes whose needs are half of what is free, `extra_bytes` each on top; at most half of what was too much."""
         now = time.monotonic()
-        if now - self.asked > FRESH:
-            self.known, self.asked = self.free(), now  # in this order: others may ask meanwhile
-        return max(1, int(min(self.most, math.inf if self.known is None else self.known / 2 / (self.size + more))))
+        if now - self.asked_at > FRESH:
+            self.free_bytes, self.asked_at = self.free(), now  # in this order: other threads may ask meanwhile
+        fit = math.inf if self.free_bytes is None else self.free_bytes / 2 / (self.size + extra_bytes)
+        return max(1, int(min(self.most, fit)))
 
-    def halve(self, size):
+    def halve(self, size: int) -> None:
+        """Takes note that `size` nodes were too much."""
         self.most = max(1, min(self.most, size // 2))
 
 
 class BatchTuner:
-    """Points per call of one compiled function.
+    """Nodes per call of one compiled function.
 
     Args:
         size: to begin with.
-        room: how many fit; shared by all that the model is called for.
-        tuned: whether others are tried; a size that was asked for stays.
-        dynamic: whether what is compiled takes a new number of rows.
-        laid: whether what is compiled takes (rows, points of each), or for the most part their product alone.
-        whole: whether all of it is compiled for a shape; where parts are, compiling is cheaper than what it saves.
-        more: bytes that a point needs here, beyond what it needs of the room everywhere.
+        budget: how many fit; shared by all functions of a model.
+        tuned: whether other sizes are probed; a size that the user gave stays.
+        dynamic: whether the compiled function takes any number of rows.
+        exact_shapes: whether it is compiled for (rows, nodes of each); else, for the most part, for their product.
+        padded: whether a compiled shape may serve fewer rows, with padding; not where a new shape compiles parts
+            only, which costs less than padding.
+        extra_bytes: that a node needs in this function, beyond what the budget counts for every function.
+
+    Attributes:
+        best: the fastest size so far.
+        measured: size -> seconds per node, of the sizes that were probed.
+        seconds_per_node: of the last call in which nothing was compiled; None before there was one.
+        shapes: (rows, nodes of each) that the function was called for.
+        compile_seconds: the longest that a shape took to compile.
+        padding_cost: (rows, nodes of each) wanted -> seconds that other shapes have cost in its place.
     """
 
-    def __init__(self, size, room, tuned=True, dynamic=True, laid=False, whole=True, more=0):
-        self.best, self.room, self.tuned, self.dynamic, self.laid, self.whole = size, room, tuned, dynamic, laid, whole
-        self.more = more
-        self.tried, self.speed = {}, None  # seconds a point
-        self.shapes, self.compiling, self.lost = set(), 0.0, {}
+    def __init__(
+        self,
+        size: int,
+        budget: MemoryBudget,
+        tuned: bool = True,
+        dynamic: bool = True,
+        exact_shapes: bool = False,
+        padded: bool = True,
+        extra_bytes: float = 0,
+    ) -> None:
+        self.best, self.budget, self.tuned, self.dynamic = size, budget, tuned, dynamic
+        self.exact_shapes, self.padded, self.extra_bytes = exact_shapes, padded, extra_bytes
+        self.measured: dict[int, float] = {}
+        self.seconds_per_node: float | None = None
+        self.shapes: set[tuple[int, int]] = set()
+        self.compile_seconds = 0.0
+        self.padding_cost: dict[tuple[int, int], float] = {}
 
     @property
-    def size(self):
-        return max(1, min(self.best, self.room(self.more))) if self.tuned else self.best
+    def size(self) -> int:
+        """Nodes per call, of which as many as memory has room for."""
+        return max(1, min(self.best, self.budget(self.extra_bytes))) if self.tuned else self.best
 
-    def next(self, left):
-        """Points per call, and how many of the `left` points to compute with it before asking again."""
-        if self.speed is None:
+    # ---- which size is fastest -----------------------------------------------------------------------------------
+
+    def next(self, left: int) -> tuple[int, int]:
+        """What to compute next, of `left` nodes.
+
+        Returns:
+            (nodes per call, nodes to compute with it before asking again): fewer than `left` for a probe, and for the
+            first call, which tells how long a node takes.
+        """
+        if self.seconds_per_node is None:
             return self.size, min(left, self.size)
-        if self.tuned and left * self.speed > max(LONG, 10 * self.compiling):
-            for size in self._untried():
-                trial = max(2 * size, int(TRIAL / self.speed), left // PARTS[1])
-                if PARTS[0] * trial <= left:
-                    return size, trial
+        if self.tuned and left * self.seconds_per_node > max(LEAST_WORK, 10 * self.compile_seconds):
+            for size in self._unmeasured():
+                probe = max(2 * size, int(LEAST_PROBE / self.seconds_per_node), left // PROBE_PARTS[1])
+                if PROBE_PARTS[0] * probe <= left:
+                    return size, probe
         return self.size, left
 
-    def _untried(self):
+    def _unmeasured(self) -> list[int]:
+        """Sizes to probe: the best one itself, then its neighbours."""
         best = self.size
-        around = [best] if best not in self.tried else [2 * best, best // 2]
-        return [size for size in around if size not in self.tried and 1 <= size <= self.room(self.more)]
+        around = [best] if best not in self.measured else [2 * best, best // 2]
+        return [size for size in around if size not in self.measured and 1 <= size <= self.budget(self.extra_bytes)]
 
-    def took(self, size, points, seconds, trial):
-        """So many points took so long, with nothing compiled on the way; the first ones tell how many make a trial."""
-        first, self.speed = self.speed is None, seconds / points
-        if trial and not first:
-            self.tried[size] = self.speed
-            if self.speed < BETTER * self.tried.get(self.best, math.inf):
+    def record(self, size: int, nodes: int, seconds: float, probe: bool) -> None:
+        """So many nodes took so long in calls of one size, and nothing was compiled.
+
+        The first record is no measurement of a size: it tells how many nodes make a probe.
+        """
+        first, self.seconds_per_node = self.seconds_per_node is None, seconds / nodes
+        if probe and not first:
+            self.measured[size] = self.seconds_per_node
+            if self.seconds_per_node < FASTER * self.measured.get(self.best, math.inf):
                 self.best = size
 
-    def width(self, count, most, points=1, trial=False):
-        """Rows of the next call, of `points` each, when `count` are left and `most` go side by side."""
+    # ---- which shapes are compiled -------------------------------------------------------------------------------
+
+    def width(self, count: int, most: int, nodes: int = 1, probe: bool = False) -> int:
+        """Rows of the next call, those that fill it up included.
+
+        Args:
+            count: rows that are left.
+            most: rows of a call.
+            nodes: of each row.
+            probe: whether the call is part of a probe, which is compiled for its own shape.
+        """
         if self.dynamic:
             return min(count, most)
         wanted = min(most, 1 << (count - 1).bit_length())
-        there = set() if trial or not self.whole else {rows for rows in self._widths(points) if rows <= most}
-        if not there or wanted in there:
+        compiled = set() if probe or not self.padded else {rows for rows in self._widths(nodes) if rows <= most}
+        if not compiled or wanted in compiled:
             return wanted
-        width = min((rows for rows in there if rows > wanted), default=max(there))
-        # rows that only fill up, or half the time of a call that is too short
-        lost = (width - wanted if width > wanted else width / 2) * points * (self.speed or 0)
-        lost = self.lost[wanted, points] = self.lost.get((wanted, points), 0.0) + lost
-        return wanted if lost > self.compiling else width
+        width = min((rows for rows in compiled if rows > wanted), default=max(compiled))
+        # Time lost by reuse: that of rows that only fill up, or half the time of a call that takes too few.
+        idle = width - wanted if width > wanted else width / 2
+        cost = self.padding_cost.get((wanted, nodes), 0.0) + idle * nodes * (self.seconds_per_node or 0)
+        self.padding_cost[wanted, nodes] = cost
+        return wanted if cost > self.compile_seconds else width
 
-    def _widths(self, points):
-        """Rows that have been called for with so many points each, or else with as many points in all."""
+    def _widths(self, nodes: int) -> list[int]:
+        """Rows of the shapes with so many nodes each, or else with as many nodes in all."""
         shapes = tuple(self.shapes)  # rows on another device may add to them meanwhile
-        own = [rows for rows, each in shapes if each == points]
-        if own or self.laid:
-            return own
-        return [rows * each // points for rows, each in shapes if rows * each % points == 0]
+        widths = [rows for rows, each in shapes if each == nodes]
+        if widths or self.exact_shapes:
+            return widths
+        return [rows * each // nodes for rows, each in shapes if rows * each % nodes == 0]
 
-    def is_new(self, rows, points=1):
-        """Whether a shape was never seen, or nothing was; it is seen from now on."""
-        shape = (1, 1) if self.dynamic else (rows, points)
+    def is_new(self, rows: int, nodes: int = 1) -> bool:
+        """Whether a call of this shape is the first one, and compiles; from now on it is not."""
+        shape = (1, 1) if self.dynamic else (rows, nodes)
         new = shape not in self.shapes
         self.shapes.add(shape)
         return new
 
-    def compiled(self, seconds):
-        self.compiling = max(self.compiling, 0.0 if self.dynamic else seconds)
+    def record_compiling(self, seconds: float) -> None:
+        """A first call of a shape took so long."""
+        self.compile_seconds = max(self.compile_seconds, 0.0 if self.dynamic else seconds)
 
-    def groups(self, rows):
+    # ---- calls of one node a row ---------------------------------------------------------------------------------
+
+    def groups(self, rows: int) -> Iterator[tuple[npt.NDArray, int]]:
         """Row indices of each call: arrays of its width, and how many of them count; the last is repeated."""
         first = 0
         while first < rows:
@@ -130,7 +193,7 @@ class BatchTuner:
             yield np.minimum(np.arange(first, first + width), rows - 1), count
             seconds = time.perf_counter() - start
             if new:
-                self.compiled(seconds)
+                self.record_compiling(seconds)
             else:
-                self.speed = seconds / width
+                self.seconds_per_node = seconds / width
             first += count

@@ -1,58 +1,77 @@
 """Progress: a bar where one is wanted, nothing otherwise."""
 
 import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 class Tally:
-    """Gradients done and still to be done, passed on to whoever wants to hear.
+    """Counts gradients done and still to be done.
 
     Args:
-        hear: (done, expected) -> None.
+        report: (done, expected) -> None, called whenever some are done.
     """
 
-    def __init__(self, hear):
-        self.hear, self.done, self.expected, self.announced = hear, 0, 0, 0
+    def __init__(self, report: Callable[[int, int], object]) -> None:
+        self.report, self.done, self.expected, self.announced = report, 0, 0, 0
 
-    def announce(self, count):
-        """So many will be expected one by one."""
+    def announce(self, count: int) -> None:
+        """So many gradients will be needed, which `expect` will repeat part by part."""
         self.expected += count
         self.announced += count
 
-    def expect(self, count):
-        """So many more will be needed."""
+    def expect(self, count: int) -> None:
+        """So many gradients more are needed, beyond those that were announced."""
         known = min(count, self.announced)
         self.announced -= known
         self.expected += count - known
 
-    def __call__(self, count):
+    def __call__(self, count: int) -> None:
         """So many more are done."""
         self.done += count
-        self.hear(self.done, self.expected)
+        self.report(self.done, self.expected)
 
 
 @contextlib.contextmanager
-def reporter(progress):
+def reporter(progress: bool | Callable[[int, int], object] | None) -> Iterator[Tally]:
     """A `Tally` for the length of a block.
 
     Args:
-        progress: None or False for silence, True for a bar (tqdm), or a callable (done, expected).
+        progress: None or False for silence, True for a bar, or a callable (done, expected).
+
+    Raises:
+        ImportError: a bar is wanted and tqdm is not installed.
     """
     if progress is None or progress is False:
         yield Tally(lambda done, expected: None)
     elif callable(progress):
         yield Tally(progress)
     else:
-        try:
-            from tqdm.auto import tqdm
-        except ImportError as error:
-            raise ImportError(
-                'Expected tqdm for progress=True, which is not installed. pip install "aumann[progress]", or give a '
-                "callable (done, total)."
-            ) from error
-        with tqdm(unit="grad", unit_scale=True) as bar:
+        with bar() as show:
+            yield Tally(show)
 
-            def hear(done, expected):
-                bar.total = expected
-                bar.update(done - bar.n)
 
-            yield Tally(hear)
+@contextlib.contextmanager
+def bar(**options: Any) -> Iterator[Callable[[int, int], None]]:
+    """A callable (done, expected) that draws a bar for the length of a block.
+
+    Args:
+        options: of tqdm, such as `delay`.
+
+    Raises:
+        ImportError: tqdm is not installed.
+    """
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError(
+            'Expected tqdm for progress=True, which is not installed. pip install "aumann[progress]", or give a '
+            "callable (done, total)."
+        ) from error
+    with tqdm(unit="grad", unit_scale=True, **options) as drawn:
+
+        def show(done, expected):
+            drawn.total = expected
+            drawn.update(done - drawn.n)
+
+        yield show

@@ -23,7 +23,6 @@ from aumann.model import inputs as arrays
 from aumann.model.oracle import elsewhere, quantised
 from aumann.user_warnings import warn
 
-LEAST_EVALUATIONS = 9  # of the first two sums of secants
 PLACES = 64  # at which a gradient is looked for before a model is said to have none
 CLOSELY = 256  # gradients that should have seen whatever a gradient shows
 BLOCK = 1 << 14  # rows whose accounts are drawn up at a time
@@ -148,15 +147,15 @@ class Call:
         once = once or o.dynamic(False)
         key = "step", self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once
         step, pace = o.compiled(*key), o.pace(*key)
-        o.refuse_too_large(len(rows) * work.points)
-        self.tally.expect(len(rows) * work.points)
+        o.refuse_too_large(len(rows) * work.nodes)
+        self.tally.expect(len(rows) * work.nodes)
 
         def part(rows, tally):
             return engine.integrate(step, work.of(rows), pace, o.backend, tally)
 
         found = self.device_pool.divide(part, rows, self.tally)
         self.batch_size = pace.size
-        points = engine.pack(work.points, pace.size, int(rule.cells)).points
+        points = engine.pack(work.nodes, pace.size, int(rule.cells)).nodes
         self.laid |= o.lays(self.paths, self.method.credit, self.starts.count, points, len(self.columns))
         return found
 
@@ -229,7 +228,7 @@ class Call:
         if kinked is False and len(lost):
             singular = self._singular(lost)
             done.evaluations[lost] += 2
-            again(chords, singular[done.evaluations[singular] + LEAST_EVALUATIONS <= most])
+            again(chords, singular[done.evaluations[singular] + refinement.LEAST_EVALUATIONS <= most])
             otherwise(graded_chords)
         done.evaluations *= self.starts.count
         self.tolerance = tolerance
@@ -560,7 +559,7 @@ class Call:
 
     def _paths(self):
         o = self.oracle
-        given = paths.each(self.method.path, o.names, arrays.packing(self.structure, len(self.leaves)))
+        given = paths.resolve(self.method.path, o.names, arrays.packing(self.structure, len(self.leaves)))
         return tuple(given[i] for i in [*o.moving, *(r.leaves[0] for r in o.readings)])
 
     @functools.cached_property
@@ -570,7 +569,7 @@ class Call:
             path.carry(start, shape, self.rows) if hasattr(path, "carry") else start
             for path, start, shape in zip(self.paths, self.starts.points, self.oracle.shapes, strict=True)
         ]
-        return baselines.Starts(points, self.starts.weights)
+        return baselines.StartPoints(points, self.starts.weights)
 
     def _first(self, k):
         """Start and end of the path of point k, of the first row, as a path is given them."""

@@ -118,7 +118,7 @@ class Look:
         start = time.perf_counter()
         self.together = self.answers(self.mixed)
         if not self.free:
-            self.oracle.pace("flat", self.functions).compiled(time.perf_counter() - start)
+            self.oracle.pace("flat", self.functions).record_compiling(time.perf_counter() - start)
         self.alone = [self.answers([kind] * self.alike) for kind in (0, 1)]
         self.repeated, others = [], []
         if self.seeds:

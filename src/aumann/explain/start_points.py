@@ -20,7 +20,7 @@ def resolve(oracle, paths, structure, leaves, baseline):
         baseline: as `explain` is given it.
 
     Returns:
-        (`core.baselines.Starts`; for some leaves, baselines (1 or n, 1 or m, *row) that a layer reads as it reads x)
+        (`core.baselines.StartPoints`; for some leaves, baselines (1 or n, 1 or m, *row) that a layer reads like x)
 
     Raises:
         ValueError, TypeError: it does not fit the inputs.
@@ -38,7 +38,7 @@ def resolve(oracle, paths, structure, leaves, baseline):
     for start, leaf in zip(points, [*oracle.moving, *(r.leaves[0] for r in oracle.readings)], strict=True):
         as_dtype(start, oracle.dtype, f"the baseline of input {oracle.names[leaf]!r}")  # refuses what that cannot hold
     points = [_own(oracle, path, k, start, arrays) for k, (path, start) in enumerate(zip(paths, points, strict=True))]
-    return baselines.together(points, weights, rows), below
+    return baselines.combined(points, weights, rows), below
 
 
 def _split(oracle, structure, leaves, baseline):

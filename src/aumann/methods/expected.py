@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from aumann.core import baselines
-from aumann.core.engine import above
-from aumann.core.moments import Spread
+from aumann.core.engine import rounded_up
+from aumann.core.moments import RunningMoments
 from aumann.core.quadrature import stratified
 from aumann.core.refinement import Refined, missed, size
 from aumann.features import tables
@@ -127,10 +127,10 @@ class ExpectedGradients(Method):
         plan = design(samples, m, call.drawn)
         rng = np.random.default_rng((self.seed, samples))
         groups = np.array_split(rng.permutation(m)[: plan.baselines], len(plan.visits))
-        between, places = Spread(), Spread()
+        between, places = RunningMoments(), RunningMoments()
         call.tally.announce(plan.samples * len(rows))
         for which, visits in zip(groups, plan.visits, strict=True):
-            own = Spread()
+            own = RunningMoments()
             for _ in range(visits):
                 rule = stratified(rng, which, plan.positions, m / plan.baselines)
                 own.add(call.integrate(rows, rule, once=self.samples is not None))
@@ -220,7 +220,7 @@ def _next(count, m, ratio, left):
     if few:
         want = np.minimum(want, max(4 * m, 1.5 * count))
     step = m if count >= m else 1
-    want = np.array([above(math.ceil(w / step)) * step for w in want])
+    want = np.array([rounded_up(math.ceil(w / step)) * step for w in want])
     want = np.minimum(want, left)
     return np.where((ratio > 1) & (want >= 1.25 * count), want, 0)
 

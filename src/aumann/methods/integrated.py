@@ -11,9 +11,10 @@ from aumann import backends
 from aumann.core import baselines, credits, targets
 from aumann.core.paths import Blur, straight
 from aumann.core.quadrature import Rule, right
+from aumann.core.refinement import LEAST_EVALUATIONS
 from aumann.execution.devices import DevicePool
 from aumann.execution.options import settings
-from aumann.explain.explain import LEAST_EVALUATIONS, Call, fingerprint
+from aumann.explain.explain import Call, fingerprint
 from aumann.model import inputs as arrays
 from aumann.model.affine_prefix import Laid
 from aumann.model.interception import Place
@@ -95,7 +96,7 @@ class Method:
                 "Expected a call of explain() with numbers, received one inside of a function that is being traced or "
                 "compiled. Call it outside of that function; inside of a loss use aumann.attribution."
             )
-        baseline = baselines.made(baseline, inputs)
+        baseline = baselines.resolved(baseline, inputs)
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: _is_fixed(baseline, i, name))
         baseline = arrays.each_of(baseline, structure, leaves, inputs)
         return self._call(structure, leaves, target, baseline, progress)

@@ -210,7 +210,7 @@ class IntegratedHessians(Method):
                 if call.complete:  # what φ misses is an error for certain
                     change, mass = call.change(rows), sum(map(refinement.size, found[1:]))
                     off = refinement.missed(found[1:], slice(None), *change)
-                    least = refinement.known(slice(None), *change)
+                    least = refinement.least_mass(slice(None), *change)
                     error[rows] = np.maximum(error[rows], refinement.relative(off, mass, 0, least))
             else:
                 done.values = found
@@ -243,11 +243,13 @@ class IntegratedHessians(Method):
             return o.load([a[rows] for a in call.arrays])
 
         work = engine.Work(call.rows, load, call.starts, call.index, rule, [shape], o.dtype)
-        fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.points
-        call.tally.expect(len(rows) * work.points)
+        fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.nodes
+        call.tally.expect(len(rows) * work.nodes)
         if (*key, fit) not in self._paces:
             room, tuned = MemoryBudget(o.room.size, o.room.free, fit), o.execution.batch_size == "auto"
-            self._paces[*key, fit] = BatchTuner(min(o.batch_size, fit), room, tuned, o.dynamic(False), laid=True)
+            self._paces[*key, fit] = BatchTuner(
+                min(o.batch_size, fit), room, tuned, o.dynamic(False), exact_shapes=True
+            )
         pace = self._paces[*key, fit]
 
         def part(rows, tally):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from aumann.core.baselines import Starts
+from aumann.core.baselines import StartPoints
 from aumann.core.refinement import stacked
 from aumann.methods.integrated import IntegratedGradients
 
@@ -59,4 +59,4 @@ def _one_at_a_time(call, rows, tokens):
         start = np.broadcast_to(start, (len(start), starts.count, *start.shape[2:]))[:, None]
         replaced = np.eye(tokens, dtype=bool).reshape(1, tokens, 1, tokens, *(1 for _ in row[1:]))
         points.append(np.where(replaced, start, end).reshape(len(rows), -1, *row))
-    return Starts(points, np.tile(starts.weights, tokens) / tokens)
+    return StartPoints(points, np.tile(starts.weights, tokens) / tokens)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from aumann.core.baselines import FIXED
-from aumann.core.moments import Spread
+from aumann.core.moments import RunningMoments
 from aumann.execution.progress import reporter
 from aumann.explain.explain import CompletenessWarning, ToleranceWarning, fingerprint
 from aumann.explanation import rebuild, walk
@@ -79,8 +79,8 @@ class Smooth:
         scales = self._scales(call)
         seeded = hasattr(method, "seed")
         copies = 1 if seeded else max(1, call.batch_size // call.rows)
-        found = Spread(4 if self.moment == "variance" else 2)
-        ends, spent, converged = Spread(), 0, True
+        found = RunningMoments(4 if self.moment == "variance" else 2)
+        ends, spent, converged = RunningMoments(), 0, True
         with (
             method.at_work(call.device_pool),
             ThreadPoolExecutor(1) as aside,
@@ -260,4 +260,4 @@ def _scale(noise, array, name, columns=None):
 
 def _passed_on(tally, spent, factor):
     """Progress of some samples as that of all."""
-    return lambda done, expected: tally.hear(spent + done, spent + round(expected * factor))
+    return lambda done, expected: tally.report(spent + done, spent + round(expected * factor))

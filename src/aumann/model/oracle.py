@@ -18,7 +18,7 @@ from aumann import backends
 from aumann.core import engine
 from aumann.core.baselines import FIXED
 from aumann.core.credits import slope
-from aumann.core.paths import chorded, moving
+from aumann.core.paths import chorded, with_velocity
 from aumann.core.secant import KINKED, following
 from aumann.core.targets import Output
 from aumann.execution.batching import BatchTuner, MemoryBudget
@@ -448,7 +448,7 @@ class Oracle:
             gradients = self._fill_up(gradients)  # outside of what is differentiated, since cells are counted by rows
 
         if what == "step":
-            paths = [chorded(p) if cells else moving(p, self.backend.push) for p in paths]
+            paths = [chorded(p) if cells else with_velocity(p, self.backend.push) for p in paths]
             inner = bool(self.inner)
             if not once:
                 return engine.make_step(self.compile(gradients), paths, credit, self.quick, inner)

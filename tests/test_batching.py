@@ -1,4 +1,4 @@
-"""The number of rows of a call is found on the work itself, fits into memory, and compiles as little as it may."""
+"""The batch size is measured on the work itself, fits into memory, and compiles no more than pays."""
 
 import contextlib
 import math
@@ -15,14 +15,14 @@ from keras import ops
 
 import aumann
 from aumann import backends
-from aumann.execution import batching as pace
+from aumann.execution import batching
 from aumann.execution.batching import BatchTuner, MemoryBudget
 
 X = np.random.default_rng(0).normal(size=(300, 4)).astype("float32")
 RULE = aumann.midpoint(8)
 
 
-def room(most=1 << 40):
+def budget(most=1 << 40):
     return MemoryBudget(1, lambda: 2 * most)
 
 
@@ -34,7 +34,7 @@ def tanh(x):
 @given(st.integers(1, 500), st.integers(1, 64), st.booleans())
 def test_groups_visit_every_row_once(rows, size, dynamic):
     visited, widths = [], set()
-    for index, count in BatchTuner(size, room(), dynamic=dynamic).groups(rows):
+    for index, count in BatchTuner(size, budget(), dynamic=dynamic).groups(rows):
         visited += list(index[:count])
         widths.add(len(index))
         assert len(index) <= size and (index < rows).all()
@@ -42,14 +42,14 @@ def test_groups_visit_every_row_once(rows, size, dynamic):
     assert dynamic or len(widths) <= 2
 
 
-def work_off(pace, left, seconds):
-    """What an engine does with a pace, on a machine that needs `seconds(size)` for a point: (time, sizes)."""
+def work_off(tuner, left, seconds):
+    """What an engine does with a tuner, on a machine that needs `seconds(size)` for a point: (time, sizes)."""
     time, sizes = 0.0, []
     while left:
-        size, points = pace.next(left)
+        size, points = tuner.next(left)
         assert size >= 1 and 1 <= points <= left
-        if not pace.is_new(1):
-            pace.took(size, points, points * seconds(size), points < left)
+        if not tuner.is_new(1):
+            tuner.record(size, points, points * seconds(size), points < left)
         time += points * seconds(size)
         left -= points
         sizes.append(size)
@@ -64,10 +64,10 @@ def test_a_long_job_finds_the_fastest_size(guess, best, steepness):
     def seconds(size):
         return 1e-3 * math.exp(steepness * abs(math.log2(size) - best))
 
-    found = BatchTuner(2**guess, room())
-    work_off(found, 10_000_000, seconds)
-    assert found.best == 2**best
-    time, sizes = work_off(found, 10_000_000, seconds)
+    tuner = BatchTuner(2**guess, budget())
+    work_off(tuner, 10_000_000, seconds)
+    assert tuner.best == 2**best
+    time, sizes = work_off(tuner, 10_000_000, seconds)
     assert set(sizes) == {2**best}  # the next call tries no more
     assert time == pytest.approx(10_000_000 * seconds(2**best))
 
@@ -76,38 +76,39 @@ def test_no_size_is_tried_that_does_not_fit_or_was_not_asked_for_or_in_a_short_j
     def falling(size):
         return 1e-3 / size
 
-    _, sizes = work_off(BatchTuner(16, room(64)), 1_000_000, falling)
+    _, sizes = work_off(BatchTuner(16, budget(64)), 1_000_000, falling)
     assert max(sizes) == 64
-    assert set(work_off(BatchTuner(16, room(), tuned=False), 1_000_000, falling)[1]) == {16}
-    assert set(work_off(BatchTuner(16, room()), 1000, falling)[1]) == {16}
+    assert set(work_off(BatchTuner(16, budget(), tuned=False), 1_000_000, falling)[1]) == {16}
+    assert set(work_off(BatchTuner(16, budget()), 1000, falling)[1]) == {16}
 
 
-def test_a_trial_is_a_part_of_the_work_and_the_first_call_is_none():
-    own = BatchTuner(16, room())
-    own.took(16, 16, 1e-3, True)
-    assert not own.tried
-    size, points = own.next(1_000_000)
+def test_a_probe_is_a_part_of_the_work_and_the_first_call_is_none():
+    tuner = BatchTuner(16, budget())
+    tuner.record(16, 16, 1e-3, True)
+    assert not tuner.measured
+    size, points = tuner.next(1_000_000)
     assert size == 16 and 1_000_000 / 20 <= points <= 1_000_000 / 6
 
 
 @settings(deadline=None)
 @given(st.integers(1, 400), st.lists(st.integers(1, 3000), min_size=1, max_size=60))
 def test_shapes_that_are_there_lose_no_more_time_than_compiling_takes(first, calls):
-    """Hired skis: what filling up and short calls lose before a shape is compiled is at most what compiling takes."""
-    own = BatchTuner(256, room(), dynamic=False)
-    own.compiling, own.speed = 50.0, 0.01
+    """Ski rental: what padding and short calls cost before a shape is compiled is at most what compiling takes."""
+    tuner = BatchTuner(256, budget(), dynamic=False)
+    tuner.compile_seconds, tuner.seconds_per_node = 50.0, 0.01
     lost = {}
     for rows in [first, *calls]:
         while rows > 0:
-            known = set(own.shapes)
+            known = set(tuner.shapes)
             wanted = min(256, 1 << (rows - 1).bit_length())
-            width = own.width(rows, 256)
-            own.is_new(width)
+            width = tuner.width(rows, 256)
+            tuner.is_new(width)
             assert (width, 1) in known or width == wanted
             if width != wanted:
-                lost[wanted] = lost.get(wanted, 0) + (width - wanted if width > wanted else width / 2) * own.speed
+                idle = width - wanted if width > wanted else width / 2
+                lost[wanted] = lost.get(wanted, 0) + idle * tuner.seconds_per_node
             rows -= width
-    assert all(seconds <= own.compiling for seconds in lost.values())
+    assert all(seconds <= tuner.compile_seconds for seconds in lost.values())
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled there")
@@ -118,7 +119,7 @@ def test_a_call_with_other_rows_compiles_nothing(options, monkeypatch):
     method = aumann.IntegratedGradients(model, **options)
     method.explain(X[:100] if options else X, 0)  # to a tolerance, others may need nodes that these did not
     (oracle,) = method._oracles.values()
-    monkeypatch.setattr(pace, "LONG", math.inf)
+    monkeypatch.setattr(batching, "LEAST_WORK", math.inf)
     if BACKEND == "tensorflow":
         monkeypatch.setattr(backends.active(), "PATIENCE", math.inf)
     shapes = {key: set(p.shapes) for key, p in oracle._paces.items()}
@@ -169,12 +170,12 @@ def test_compiling_is_seen(monkeypatch):
 
 
 def test_sizes_that_are_tried_change_no_value(monkeypatch):
-    monkeypatch.setattr(pace, "LONG", 0)
-    monkeypatch.setattr(pace, "TRIAL", 0)
+    monkeypatch.setattr(batching, "LEAST_WORK", 0)
+    monkeypatch.setattr(batching, "LEAST_PROBE", 0)
     monkeypatch.setattr(backends.active(), "rows_in_flight", lambda *sizes: 16)
     method = aumann.IntegratedGradients(tanh, rule=RULE)
     e = method.explain(X)
-    tried = [p.tried for oracle in method._oracles.values() for p in oracle._paces.values() if p.tried]
+    tried = [p.measured for oracle in method._oracles.values() for p in oracle._paces.values() if p.measured]
     if backends.active().dynamic(False):  # elsewhere compiling would have to pay
         assert len(tried[0]) > 1
     assert np.allclose(
@@ -246,7 +247,7 @@ def test_the_gradients_of_all_targets_have_to_fit(monkeypatch):
     """400 bytes for the numbers of a point and those on their way back, and 16 for the gradient of each target."""
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(50)])
     monkeypatch.setattr(backends.active(), "free", lambda: 2**18)
-    monkeypatch.setattr(pace, "LONG", math.inf)
+    monkeypatch.setattr(batching, "LEAST_WORK", math.inf)
 
     def size(target, **execution):
         return (
@@ -283,6 +284,7 @@ for _ in range(2):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit is that of Linux")
 def test_a_real_lack_of_memory():
     """300 MB are left, and a tensor of 256 rows takes 128: on and between the ways several of them are needed."""
