@@ -20,7 +20,10 @@ from keras import ops
 
 import aumann
 from aumann import explanation as module
-from aumann.explanation import REST, Explanation, feature_labels, load, rebuild, walk
+from aumann.explanation import Explanation, load
+from aumann.features.axes import feature_labels
+from aumann.features.groups import REST
+from aumann.features.nested import rebuild, walk
 
 QUICK = settings(deadline=None, max_examples=50)
 

@@ -14,7 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from aumann import explanation as module
-from aumann.explanation import Explanation, walk
+from aumann.explanation import Explanation
+from aumann.features.nested import walk
 from aumann.plots import figure as plots
 
 RNG = np.random.default_rng(0)

@@ -17,19 +17,20 @@ import math
 import operator
 import reprlib
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aumann.features import tables
+from aumann.features.axes import channel_axis, data_at, embedded, feature_axes, feature_labels, token_text
+from aumann.features.groups import group_labels, group_sums
+from aumann.features.nested import rebuild, walk
 from aumann.storage import archive as storage
 
 FORMAT, VERSION = "aumann.Explanation", 4
 MIRRORS, RECORDS = ("values", "inputs", "baseline", "input_error", "standard_error"), ("names", "provenance")
 ROWWISE = ("rows", "predicted")  # entries of the records that have one for each row
-REST = "(rest)"
 INCOMPLETE = "not complete: values need not add up to prediction − base value"
 
 
@@ -221,7 +222,7 @@ class Explanation:
             place = list(range(len(row))) if place is None else place
             if groups is not None and group is not None:
                 labels, features = group_labels(group, self.prediction.shape, row, features)
-                value, changed, place = _grouped(value, labels, len(row), len(features)), True, [None]
+                value, changed, place = group_sums(value, labels, len(row), len(features)), True, [None]
             elif groups is None and (axes := feature_axes(axis, len(row))) is not None:
                 within = tuple(a + self.prediction.ndim for a in axes)
                 value, changed = value.sum(within, dtype=np.float64).astype(value.dtype), True
@@ -490,106 +491,6 @@ def _texts(names):
     return all(_texts(child) for child in children) if names else names in (None, [], {})
 
 
-def walk(structure, *others, path: str = "") -> Iterator[tuple]:
-    """Yields (path, leaf, *what stands there in each of the others) for every leaf; the path reads "a/0", or "".
-
-    Others are looked up along `structure`, so what they hold at its leaves may itself be a list or a mapping. Where an
-    other is None, or a mapping lacks a key, None is passed.
-
-    Raises:
-        ValueError: if another has keys or a length that `structure` has not.
-    """
-    if not isinstance(structure, Mapping | list | tuple):
-        yield path, structure, *others
-        return
-    keyed = isinstance(structure, Mapping)
-    for other in others:
-        if keyed:
-            fits = other is None or (isinstance(other, Mapping) and other.keys() <= structure.keys())
-        else:
-            fits = other is None or (isinstance(other, list | tuple) and len(other) == len(structure))
-        if not fits:
-            wanted = f"keys among {list(structure)}" if keyed else f"a list of {len(structure)}"
-            raise ValueError(
-                f"Expected {wanted}, like the inputs; received {reprlib.repr(other)}. Give one entry for each input."
-            )
-    for key in structure if keyed else range(len(structure)):
-        below = (other.get(key) if isinstance(other, Mapping) else other and other[key] for other in others)
-        yield from walk(structure[key], *below, path=f"{path}/{key}" if path else str(key))
-
-
-def rebuild(structure, leaves):
-    """Returns `structure` with its leaves replaced, in the order of `walk`."""
-    leaves = iter(leaves)
-    if isinstance(structure, Mapping):
-        return {key: rebuild(child, leaves) for key, child in structure.items()}
-    if isinstance(structure, list | tuple):
-        children = [rebuild(child, leaves) for child in structure]
-        return tuple(children) if isinstance(structure, tuple) else children
-    return next(leaves)
-
-
-def input_path(explanation, name, fits, what) -> str:
-    """Returns the path of the input called `name`, or of the only one whose feature shape fits if that is None.
-
-    Raises:
-        ValueError: if no input has that name and fits, or if several could be meant; `what` says in words which fit.
-    """
-    rows = {path: value.shape[explanation.prediction.ndim :] for path, value in walk(explanation.values)}
-    paths = [path for path, row in rows.items() if fits(row) and name in (None, path)]
-    if len(paths) != 1:
-        raise ValueError(
-            f"Expected one input that is {what}; received inputs with feature axes {rows} and input={name!r}. "
-            "Name one of them in input=."
-        )
-    return paths[0]
-
-
-def feature_labels(features, row) -> list[str]:
-    """Returns a str for every feature of a flattened row: its name, or its place, such as "[3, 4, 0]"."""
-    if len(row) == 0:
-        return ["value"]
-    if len(row) == 1 and features is not None:
-        return list(features)
-    first = features or range(row[0])
-    return [f"[{', '.join(map(str, (first[place[0]], *place[1:])))}]" for place in np.ndindex(*row)]
-
-
-def embedded(row, data) -> bool:
-    """Whether values of feature shape `row` explain the integer ids `data` at their embedding."""
-    return data.dtype.kind in "iu" and len(row) == data.ndim and row[:-1] == data.shape[1:]
-
-
-def data_at(row, data, axes):
-    """The data at the places of values of feature shape `row`: (n, *row, …), what they were summed over standing last.
-
-    Args:
-        data: (n, …), the input.
-        axes: of the input's row, one for each feature axis; None for the same ones. Those of an embedding lie beyond.
-
-    Returns:
-        None where values do not stand at places of the input.
-    """
-    axes, rank = list(range(len(row)) if axes is None else axes), data.ndim - 1
-    if None in axes or any(a < rank and data.shape[1 + a] != size for a, size in zip(axes, row, strict=True)):
-        return None
-    axes = [a for a in axes if a < rank]
-    return data.transpose(0, *(1 + a for a in axes), *(1 + a for a in range(rank) if a not in axes))
-
-
-def channel_axis(row) -> int:
-    """Returns the axis of the channels in an image of shape `row`: 0 if only that can be, else 2."""
-    return 0 if row[0] in (1, 3, 4) and row[-1] not in (1, 3, 4) else 2
-
-
-def token_text(token, vocabulary) -> str:
-    """Returns the text of an id by a list or mapping; the id itself where there is none."""
-    try:
-        return str(vocabulary[int(token)])
-    except (KeyError, IndexError):
-        return str(token)
-
-
 def _npz(path):
     path = Path(path)
     return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
@@ -633,92 +534,6 @@ def _jsonable(field, content):
             f"Expected {field} that JSON can hold; received {reprlib.repr(content)} ({problem}). "
             "Use finite numbers, text, lists and dicts."
         ) from problem
-
-
-def feature_axes(axis, rank):
-    """Returns the feature axes as a set of non-negative ints; None if a leaf of this rank lacks one of them."""
-    if axis is None:
-        return set(range(rank))
-    axes = [operator.index(a) for a in (axis if isinstance(axis, tuple | list) else (axis,))]
-    return {a % rank for a in axes} if all(-rank <= a < rank for a in axes) else None
-
-
-def group_labels(groups, lead, row, features):
-    """Returns the group of every feature as numbers, of shape (*lead, *row) or 1 in lead, and the groups' names."""
-    if not isinstance(groups, Mapping):
-        labels = _along(groups, features)
-        fitted = _fitted(labels, lead, row) if labels.dtype.kind in "iu" else None
-        if fitted is None:
-            raise ValueError(
-                f"Expected a mapping, or integer labels of shape {row}; received {labels.dtype} of shape "
-                f"{labels.shape}. Give every feature of a row its label."
-            )
-        unique, labels = np.unique(fitted, return_inverse=True)
-        return labels.reshape(fitted.shape), [str(label) for label in unique]
-    names = [str(name) for name in groups]
-    masks = [_members(name, members, lead, row, features) for name, members in groups.items()]
-    labels = np.full(np.broadcast_shapes((1,) * len(lead) + row, *(mask.shape for mask in masks)), -1)
-    for number, (name, mask) in enumerate(zip(names, masks, strict=True)):
-        before = labels[np.broadcast_to(mask, labels.shape)]
-        if (before >= 0).any():
-            other = names[before.max()]
-            raise ValueError(f"Expected groups without overlap; {name!r} meets {other!r}. Name each feature once.")
-        np.copyto(labels, number, where=mask)
-    if (labels < 0).any():
-        names += [REST] * (REST not in names)
-        labels[labels < 0] = names.index(REST)
-    return labels, names
-
-
-def _along(groups, features):
-    """Labels or a mask as an array; a Series or a table is matched with the features by name."""
-    own, array = tables.heads(groups), np.asarray(groups)
-    if None in (own, features) or array.shape[-1] != len(own):
-        return array
-    return array[..., tables.order(own, features, "groups", "the features")]
-
-
-def _fitted(array, lead, row):
-    """Returns labels or a mask as (*lead, *row), with 1 for axes of lead that it has not; None if it does not fit."""
-    for depth in range(len(lead) + 1):
-        own, places = array.shape[:depth], array.shape[depth:]
-        short = len(row) - len(places)
-        fits = own == lead[:depth] and (places or not row) and short >= 0
-        if fits and all(place in (1, size) for place, size in zip(places, row, strict=False)):
-            own += (1,) * (len(lead) - depth)
-            return np.broadcast_to(array.reshape(own + places + (1,) * short), own + row)
-    return None
-
-
-def _grouped(value, labels, rank, count):
-    """Returns the sums of a leaf's values, with `rank` feature axes, within `count` groups: (n[, targets], count)."""
-    lead = value.shape[: value.ndim - rank]
-    labels = np.broadcast_to(labels, value.shape)
-    sums = np.empty((*lead, count), value.dtype)
-    for at in np.ndindex(lead):
-        sums[at] = np.bincount(labels[at].ravel(), value[at].ravel(), count)
-    return sums
-
-
-def _members(group, members, lead, row, features):
-    """Returns the mask, of shape (*lead, *row) or 1 in lead, of one group's members."""
-    mask = np.asarray(members)
-    if mask.dtype == bool:
-        mask = _along(members, features)
-        fitted = _fitted(mask, lead, row)
-        if fitted is None:
-            raise ValueError(f"Expected a mask of shape {row} for {group!r}; received {mask.shape}. Cover a whole row.")
-        return fitted
-    places = {place: [place] for place in range(row[0] if row else 0)}
-    for place, name in enumerate(features or ()):
-        places.setdefault(name, []).append(place)
-    mask = np.zeros(row, bool)
-    for member in np.asarray(members, object).ravel().tolist():
-        if member not in places:
-            known = reprlib.repr(list(places))
-            raise ValueError(f"Expected members of {group!r} among {known}; received {member!r}. Check the spelling.")
-        mask[places[member]] = True
-    return mask.reshape((1,) * len(lead) + row)
 
 
 def _encode(structure, name, arrays):

@@ -20,7 +20,9 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from aumann.explanation import INCOMPLETE, channel_axis, data_at, embedded, feature_labels, token_text, walk
+from aumann.explanation import INCOMPLETE
+from aumann.features.axes import channel_axis, data_at, embedded, feature_labels, token_text
+from aumann.features.nested import walk
 from aumann.storage.archive import replacing
 
 MAP = colormaps["RdBu_r"]

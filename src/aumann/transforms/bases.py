@@ -18,7 +18,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from aumann.explanation import Explanation, input_path, rebuild, walk
+from aumann.explanation import Explanation
+from aumann.features.nested import input_path, rebuild, walk
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,9 @@ import math
 
 import numpy as np
 
-from aumann.explanation import Explanation, channel_axis, input_path, rebuild, walk
+from aumann.explanation import Explanation
+from aumann.features.axes import channel_axis
+from aumann.features.nested import input_path, rebuild, walk
 
 SCALES = (50, 100, 150, 250, 500, 1200)
 CHANNELS = {"sum": np.sum, "max": np.max}

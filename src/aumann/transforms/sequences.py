@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aumann.explanation import input_path, walk
+from aumann.features.nested import input_path, walk
 from aumann.storage.archive import replacing
 
 LETTERS = 4
