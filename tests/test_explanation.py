@@ -24,6 +24,7 @@ from aumann.explanation import Explanation, load
 from aumann.features.axes import feature_labels
 from aumann.features.groups import REST
 from aumann.features.nested import rebuild, walk
+from aumann.storage import npz
 
 QUICK = settings(deadline=None, max_examples=50)
 
@@ -58,6 +59,11 @@ def build(values, several=False, inputs=None, **others):
         evaluations=np.full(shape[:1], 16),
         **others,
     )
+
+
+def feature_shapes(e):
+    """The shape of a row of values, for each input."""
+    return [value.shape[e.prediction.ndim :] for _, value in walk(e.values)]
 
 
 @st.composite
@@ -253,9 +259,7 @@ def test_choosing_rows_and_summing_commute(e, data):
         | st.lists(st.booleans(), min_size=n, max_size=n).map(np.array)
         | st.slices(n)
     )
-    groups = rebuild(
-        e.values, [np.arange(math.prod(row)).reshape(row) % 2 for row in (e._row(v) for _, v in walk(e.values))]
-    )
+    groups = rebuild(e.values, [np.arange(math.prod(row)).reshape(row) % 2 for row in feature_shapes(e)])
     assert_same(e[rows].sum(), e.sum()[rows], rounding=1e-5)
     assert_same(e[rows].sum(groups=groups), e.sum(groups=groups)[rows], rounding=1e-5)
 
@@ -381,7 +385,7 @@ def test_the_file_reads_as_its_documentation_says(tmp_path):
 
 
 def write_pickle(path):
-    np.savez(path, header=np.array([{"format": module.FORMAT}], dtype=object))
+    np.savez(path, header=np.array([{"format": npz.FORMAT}], dtype=object))
 
 
 def write_header(header):
@@ -390,7 +394,7 @@ def write_header(header):
 
 FOREIGN = {
     "a pickle": write_pickle,
-    "a pickle alone": lambda path: path.write_bytes(pickle.dumps({"format": module.FORMAT})),
+    "a pickle alone": lambda path: path.write_bytes(pickle.dumps({"format": npz.FORMAT})),
     "another npz": lambda path: np.savez(path, values=np.ones(3)),
     "another header": write_header({"format": "other", "version": 1}),
     "no format": write_header({}),
@@ -429,7 +433,7 @@ def test_a_pickle_never_runs(tmp_path):
 
 
 def test_newer_versions_are_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "VERSION", 5)
+    monkeypatch.setattr(npz, "VERSION", 5)
     path = build(np.ones((2, 3))).save(tmp_path / "e")
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"Expected version 4 .* has version 5\. Load it with"):
@@ -553,7 +557,7 @@ def test_a_dataframe_holds_every_value_and_adds_up(e):
     if isinstance(table.columns, pd.MultiIndex) or list(table.columns).count("prediction") == 1:
         prediction, base_value, residual = accounts
         np.testing.assert_allclose(features, prediction - base_value + residual, atol=1e-5)
-    assert table.shape == (e.prediction.size, 3 + sum(math.prod(e._row(v)) for _, v in walk(e.values)))
+    assert table.shape == (e.prediction.size, 3 + sum(map(math.prod, feature_shapes(e))))
 
 
 def test_dataframes_are_indexed_by_names():

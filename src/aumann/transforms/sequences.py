@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from aumann.features.nested import input_path, walk
-from aumann.storage.archive import replacing
+from aumann.storage.atomic import replacing
 
 LETTERS = 4
 
