@@ -72,7 +72,7 @@ if sys.argv[3] == "file":
         file.flush()
         print("there", flush=True)
         time.sleep(60)
-with storage.together(sys.argv[2]) as folder:
+with storage.all_or_nothing(sys.argv[2]) as folder:
     (folder / "e.npz").write_bytes(b"half")
     print("there", flush=True)
     time.sleep(60)
@@ -106,9 +106,9 @@ def test_results_come_together_or_not_at_all(tmp_path):
     (tmp_path / "real").write_text("old")
     (tmp_path / "a").symlink_to("real")
     for fails in (True, False):
-        with pytest.raises(OSError) if fails else atomic.together(tmp_path) as folder:
+        with pytest.raises(OSError) if fails else atomic.all_or_nothing(tmp_path) as folder:
             if fails:
-                with atomic.together(tmp_path) as folder:
+                with atomic.all_or_nothing(tmp_path) as folder:
                     (folder / "a").write_text("new")
                     raise OSError
             (folder / "a").write_text("new")

@@ -257,6 +257,18 @@ def load(path: str | os.PathLike) -> Explanation:
     return npz.load(path, Explanation)
 
 
+def with_values(explanation: Explanation, values: Any, **fields: Any) -> Explanation:
+    """Returns the explanation with other values, the residual that these leave, and other fields where they are given.
+
+    Args:
+        values: in the structure of the inputs; per leaf an array (n[, targets], ...).
+    """
+    lead = explanation.prediction.ndim
+    total = sum(value.sum(tuple(range(lead, value.ndim)), dtype=np.float64) for _, value in walk(values))
+    residual = total - (explanation.prediction - explanation.base_value)
+    return dataclasses.replace(explanation, values=values, residual=residual, **fields)
+
+
 def _restore(fields: dict[str, Any]) -> Explanation:
     return Explanation(**fields)
 

@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.model_selection import train_test_split
 
 import aumann
-from aumann.storage.atomic import together
+from aumann.storage.atomic import all_or_nothing
 
 
 class Study(NamedTuple):
@@ -59,7 +59,7 @@ def run(out, say, table):
         seconds=time.perf_counter() - began,
     )
     out.mkdir(parents=True, exist_ok=True)
-    with together(out) as folder:
+    with all_or_nothing(out) as folder:
         for name, found in studies.items():
             found.explanation.save(folder / f"{name}.npz")
             found.explanation.plot(folder / f"{name}.png", rows=slice(None))

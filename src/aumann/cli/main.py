@@ -23,7 +23,7 @@ from aumann.cli import files
 from aumann.core.quadrature import FAMILIES
 from aumann.report.table import as_text
 from aumann.storage import archive as storage
-from aumann.storage.atomic import together
+from aumann.storage.atomic import all_or_nothing
 
 BACKENDS = ("tensorflow", "jax", "torch")
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, NotImplementedError, MemoryError)
@@ -133,7 +133,7 @@ def _explain(args):
         method = aumann.IntegratedGradients(model, **exactness, **settings)
         with _progress(args.quiet) as progress:
             explanation = method.explain(chosen, target, baseline, progress)
-    with together(npz.parent) as folder:
+    with all_or_nothing(npz.parent) as folder:
         explanation.save(folder / npz.name)
         if png:
             explanation.plot(folder / png.name)

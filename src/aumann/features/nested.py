@@ -1,17 +1,23 @@
 """Nested structures of arrays: one array, or a list, tuple or dict of them, nested at will, as a model's inputs are.
 
-`walk` visits such structures leaf by leaf and `rebuild` puts new leaves into the old shape.
+`walk` visits such structures leaf by leaf, `rebuild` puts new leaves into the old structure, `leaf_at` and `with_entry`
+read and replace one leaf.
 """
 
+from __future__ import annotations
+
 import reprlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from aumann.features.protocol import ExplanationLike
 
 
-def walk(structure, *others, path: str = "") -> Iterator[tuple]:
-    """Yields (path, leaf, *what stands there in each of the others) for every leaf; the path reads "a/0", or "".
+def walk(structure: Any, *others: Any, path: str = "") -> Iterator[tuple]:
+    """Yields (path, leaf, *the entry of each other structure) for every leaf; the path reads "a/0", or "".
 
-    Others are looked up along `structure`, so what they hold at its leaves may itself be a list or a mapping. Where an
-    other is None, or a mapping lacks a key, None is passed.
+    The others are looked up along `structure`, so their entries at its leaves may themselves be lists or mappings. The
+    entry is None where another structure is None, or where its mapping lacks the key.
 
     Raises:
         ValueError: if another has keys or a length that `structure` has not.
@@ -31,11 +37,11 @@ def walk(structure, *others, path: str = "") -> Iterator[tuple]:
                 f"Expected {wanted}, like the inputs; received {reprlib.repr(other)}. Give one entry for each input."
             )
     for key in structure if keyed else range(len(structure)):
-        below = (other.get(key) if isinstance(other, Mapping) else other and other[key] for other in others)
-        yield from walk(structure[key], *below, path=f"{path}/{key}" if path else str(key))
+        children = (other.get(key) if isinstance(other, Mapping) else other and other[key] for other in others)
+        yield from walk(structure[key], *children, path=f"{path}/{key}" if path else str(key))
 
 
-def rebuild(structure, leaves):
+def rebuild(structure: Any, leaves: Iterable) -> Any:
     """Returns `structure` with its leaves replaced, in the order of `walk`."""
     leaves = iter(leaves)
     if isinstance(structure, Mapping):
@@ -46,17 +52,34 @@ def rebuild(structure, leaves):
     return next(leaves)
 
 
-def input_path(explanation, name, fits, what) -> str:
-    """Returns the path of the input called `name`, or of the only one whose feature shape fits if that is None.
+def leaf_at(path: str, structure: Any, *others: Any) -> list:
+    """Returns [leaf, *the entry of each other structure] at a path that `walk` gives."""
+    return next(entries for at, *entries in walk(structure, *others) if at == path)
+
+
+def with_entry(structure: Any, mirror: Any, path: str, entry: Any) -> Any:
+    """Returns `mirror`, whose entries belong to the leaves of `structure`, with another entry at one path."""
+    return rebuild(structure, (entry if at == path else old for at, _, old in walk(structure, mirror)))
+
+
+def input_path(
+    explanation: ExplanationLike, name: str | None, fits: Callable[[tuple[int, ...]], Any], wanted: str
+) -> str:
+    """Returns the path of the input called `name`; of the only input whose feature shape fits if `name` is None.
+
+    Args:
+        name: as `walk` gives it, or None.
+        fits: whether the shape of a row is one that is asked for.
+        wanted: the same in words, for the message.
 
     Raises:
-        ValueError: if no input has that name and fits, or if several could be meant; `what` says in words which fit.
+        ValueError: if no input has that name and fits, or if several could be meant.
     """
     rows = {path: value.shape[explanation.prediction.ndim :] for path, value in walk(explanation.values)}
     paths = [path for path, row in rows.items() if fits(row) and name in (None, path)]
     if len(paths) != 1:
         raise ValueError(
-            f"Expected one input that is {what}; received inputs with feature axes {rows} and input={name!r}. "
+            f"Expected one input that is {wanted}; received inputs with feature axes {rows} and input={name!r}. "
             "Name one of them in input=."
         )
     return paths[0]

@@ -1,12 +1,15 @@
 """Archives of arrays, checked before memory is allocated.
 
-An archive may come from a stranger: every size that it declares is compared with the bytes that are there.
+An archive may come from anybody: every size that it declares is compared with the bytes that are there.
 """
+
+from __future__ import annotations
 
 import math
 import os
 import re
 import zipfile
+from typing import IO
 
 import numpy as np
 
@@ -16,14 +19,14 @@ CHUNK = 2**20
 KINDS = "biufcSUmM"  # numbers, text and times: what an .npy file holds without a pickle
 
 
-def read_npz(file):
+def read_npz(file: IO[bytes]) -> dict[str, np.ndarray]:
     """The arrays of an `.npz`, by name, read-only.
 
     Args:
         file: an open binary file.
 
     Raises:
-        Exception: of any kind, where the file is broken; ValueError where it declares more than it holds.
+        Exception: of any kind, where the file is broken; a ValueError where it declares more than it holds.
     """
     arrays = {}
     with zipfile.ZipFile(file) as archive:
@@ -36,8 +39,8 @@ def read_npz(file):
     return arrays
 
 
-def checked_members(archive, size):
-    """The members of a zip archive whose file has `size` bytes, once their sizes have been held against those.
+def checked_members(archive: zipfile.ZipFile, size: int) -> list[zipfile.ZipInfo]:
+    """The members of a zip archive whose file has `size` bytes, after their sizes have been compared with that.
 
     Raises:
         ValueError: members share bytes or names, are packed in a way that NumPy and Keras do not use, or those that
@@ -58,8 +61,11 @@ def checked_members(archive, size):
     return members
 
 
-def read_npy(stream, size, what="it"):
+def read_npy(stream: IO[bytes], size: int, what: str = "it") -> np.ndarray:
     """The array of an `.npy` that has `size` bytes, read-only.
+
+    Args:
+        what: its name in a message.
 
     Raises:
         Exception: as for `read_npz`.
@@ -68,12 +74,12 @@ def read_npy(stream, size, what="it"):
     array = np.empty(math.prod(shape), dtype)
     if array.nbytes:
         bytes_ = memoryview(array.view(np.uint8))
-        for start in range(0, len(bytes_), CHUNK):  # no more than a chunk inflates at once, whatever was declared
+        for start in range(0, len(bytes_), CHUNK):  # inflates one chunk at a time, whatever was declared
             part = bytes_[start : start + CHUNK]
-            got = stream.read(len(part))
-            if len(got) < len(part):
+            chunk = stream.read(len(part))
+            if len(chunk) < len(part):
                 raise ValueError(f"{what} ends early")
-            part[:] = got
+            part[:] = chunk
     if stream.read(1):
         raise ValueError(f"{what} goes on after its end")
     _check_content(array, what)
@@ -82,7 +88,7 @@ def read_npy(stream, size, what="it"):
     return array
 
 
-def npy_header(stream, size, what="it"):
+def npy_header(stream: IO[bytes], size: int, what: str = "it") -> tuple[tuple[int, ...], bool, np.dtype, int]:
     """(shape, whether columns come first, dtype, bytes of the header) of an `.npy` that has `size` bytes.
 
     Raises:
@@ -106,7 +112,7 @@ def npy_header(stream, size, what="it"):
 
 
 def _check_content(array, what):
-    """Some bytes are no boolean and some are no character; NumPy finds out late, if at all."""
+    """Raises ValueError for bytes that are no boolean or no character, which NumPy notices late or never."""
     if array.dtype.kind == "b" and (array.view(np.uint8) > 1).any():
         raise ValueError(f"{what} holds bytes that are neither true nor false")
     if array.dtype.kind == "U" and array.nbytes:
@@ -115,17 +121,17 @@ def _check_content(array, what):
             raise ValueError(f"{what} holds codes that are no character")
 
 
-def size_of(file):
+def size_of(file: IO[bytes]) -> int:
     """Bytes of an open file."""
     return os.fstat(file.fileno()).st_size
 
 
-def brief(problem, limit=200):
-    """The first words of an error, in one line without colours."""
+def brief(problem: BaseException, limit: int = 200) -> str:
+    """The type and the first `limit` characters of an error, in one line without colours."""
     text = " ".join(re.sub(r"\x1b\[\d*m", "", str(problem)).split())
     return f"{type(problem).__name__}: {text[:limit]}{'…' if len(text) > limit else ''}"
 
 
-def short(text):
-    """A text in quotes, the first part of a long one."""
+def short(text: str) -> str:
+    """A text in quotes, cut to 80 characters."""
     return repr(text if len(text) <= 80 else text[:79] + "…")

@@ -1,5 +1,7 @@
 """Atomic writes: files that are written entirely or not at all."""
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
@@ -7,7 +9,9 @@ import secrets
 import shutil
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 try:
     import fcntl
@@ -18,11 +22,14 @@ PREFIX, SUFFIX = ".aumann-", ".part"  # of temporary names: short, so that a fil
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """Opens a file that takes the place of `path` when the block ends well, and that vanishes when it fails.
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """Opens a file that replaces `path` when the block ends, and that is removed when the block raises.
 
-    Where `path` is a link, the file that it points to is replaced; where there is a file, its mode is kept. What a
-    process that was killed has left in the folder is removed.
+    Where `path` is a link, the file that it points to is replaced; where there is a file, its mode is kept. Temporary
+    files that killed processes left in the folder are removed.
+
+    Raises:
+        OSError: the folder does not exist, `path` is no file, or it cannot be written.
     """
     if not Path(path).parent.is_dir():
         raise FileNotFoundError(
@@ -52,8 +59,8 @@ def replacing(path):
 
 
 @contextlib.contextmanager
-def together(folder):
-    """A folder whose files move into `folder` when the block ends well, and vanish with it when the block fails."""
+def all_or_nothing(folder: str | os.PathLike) -> Iterator[Path]:
+    """A temporary folder whose files move into `folder` when the block ends, and are removed when the block raises."""
     _sweep(folder)
     with tempfile.TemporaryDirectory(SUFFIX, PREFIX, folder) as temporary, _locked(temporary):
         yield Path(temporary)
@@ -64,13 +71,13 @@ def together(folder):
 
 
 def _locked_file(folder, mode):
-    """A new file, open for writing, and its path. Its lock says that somebody is writing."""
+    """The path of a new file, and the file, open for writing. Its lock says that a process is writing."""
     while True:
         path = folder / f"{PREFIX}{secrets.token_hex(4)}{SUFFIX}"
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
         file = os.fdopen(os.open(path, flags, mode), "wb")
         _lock(file.fileno())
-        if path.exists():  # else another process took it for a leftover before it was locked
+        if path.exists():  # else another process removed it as a leftover before it was locked
             return path, file
         file.close()
 
@@ -90,18 +97,18 @@ def _locked(folder):
 
 
 def _lock(descriptor):
-    """Whether the lock could be had; it ends with the process, however that ends."""
+    """Locks a file or folder until it is closed or the process ends; returns whether that succeeded."""
     if fcntl is None:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # somebody has it, or the file system knows no locks
+    except OSError:  # another process has it, or the file system has no locks
         return False
     return True
 
 
 def _sweep(folder):
-    """Removes what killed processes left in a folder: temporary files and folders that nobody has locked."""
+    """Removes what killed processes left in a folder: temporary files and folders that no process has locked."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in [entry for entry in entries if re.fullmatch(rf"{PREFIX}\w{{8}}{SUFFIX}", entry.name)]:
             with contextlib.suppress(OSError):
