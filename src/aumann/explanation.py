@@ -48,17 +48,17 @@ class Explanation:
         baseline: x'; per leaf an array whose first axis is 1 (shared) or n (one for each row): (1|n, *row), or
             (1|n, m, *row) for a set of m baselines. None where there is none.
         error: estimated relative L1 error of each row's values, shaped like prediction, or None if it was not
-            estimated. What it promises and what not: docs/exactness.md.
+            estimated. docs/exactness.md says what it promises.
         converged: whether each row met the tolerance, shaped like prediction, or None.
-        input_error: of several inputs, the error of each one's own values; per leaf shaped like prediction, or None.
-        standard_error: of values that were sampled, the standard deviation that the sampling leaves in each of them;
-            per leaf shaped like values, or None.
+        input_error: the error of the values of each of several inputs; per leaf shaped like prediction, or None.
+        standard_error: of values that were sampled, the standard deviation that sampling leaves in each value; per
+            leaf shaped like values, or None.
         names: JSON-able; "features" mirrors `inputs` with a list of str for the first feature axis of each leaf, or
             None; "targets" is a list of str, one per target. "rows" are the names of the rows, such as the index of a
             DataFrame; "predicted" is shaped like prediction: the class that target="predicted" stands for, None for
-            other targets; "axes" mirrors `inputs` with the axis of the input's row that each feature axis of the
-            values is, None where it is none of them (groups, units of a layer), absent where all are their own.
-        provenance: JSON-able record of how the values came about: versions, backend, rule, seed, ...
+            other targets; "axes" mirrors `inputs` with, for each feature axis of the values, the axis of the input's
+            row that it is, or None where it is none (groups, units of a layer); absent where all axes are the same.
+        provenance: JSON-able record of how the values were computed: versions, backend, rule, seed, ...
 
     Raises:
         ValueError: if shapes or structures do not fit together.
@@ -149,7 +149,7 @@ class Explanation:
 
     @property
     def complete(self) -> bool:
-        """Whether the values are to add up to prediction − base value, as far as they are exact."""
+        """Whether values of this method add up to prediction − base value, up to their error."""
         return bool(self.provenance.get("complete", True))
 
     @property
@@ -160,7 +160,7 @@ class Explanation:
     def target_at(self, index: tuple[int, ...]) -> str:
         """The name of the target at an index into `prediction`, with the class that was predicted; "" for none."""
         name = self.targets[index[1] if self.several else 0] if self.targets else ""
-        predicted = self.names.get("predicted")
+        predicted: Any = self.names.get("predicted")
         for i in index if predicted else ():
             predicted = predicted[i]
         return name if predicted is None else f"{name}: {predicted}"
@@ -196,7 +196,7 @@ class Explanation:
             groups: a mapping from a group's name to its members, which are names or positions along the first feature
                 axis, or a boolean mask; or integer labels, as a segmentation gives them. Masks and labels have the
                 shape of a row or of its first axes (pixels without channels), with 1 where they hold along an axis. An
-                axis of rows, or axes of rows and targets, may stand before it, for groups of each row's own. Features
+                axis of rows, or axes of rows and targets, may stand before it, for groups that differ by row. Features
                 in no group form the group "(rest)". For several inputs, a structure like theirs in which absent
                 entries and None leave an input as it is.
 
@@ -210,28 +210,29 @@ class Explanation:
         """
         if axis is not None and groups is not None:
             raise ValueError("Expected an axis or groups; received both. Call sum twice.")
-        values, names, input_axes, changed = [], [], [], False
+        values, all_features, all_axes, changed = [], [], [], False
         mirrors = self.names.get("features"), self.names.get("axes"), groups
-        for _, value, row, features, own_axes, group in self._leaves(*mirrors):
-            own_axes = list(range(len(row))) if own_axes is None else own_axes
+        for _, value, row, features, axes, group in self._leaves(*mirrors):
+            axes = list(range(len(row))) if axes is None else axes
             if groups is not None and group is not None:
                 labels, features = group_labels(group, self.prediction.shape, row, features)
-                value, changed, own_axes = group_sums(value, labels, len(row), len(features)), True, [None]
+                value, changed, axes = group_sums(value, labels, len(row), len(features)), True, [None]
             elif groups is None and (summed := feature_axes(axis, len(row))) is not None:
                 within = tuple(a + self.prediction.ndim for a in summed)
                 value, changed = value.sum(within, dtype=np.float64).astype(value.dtype), True
                 features = None if 0 in summed else features
-                own_axes = [own for a, own in enumerate(own_axes) if a not in summed]
+                axes = [of_input for a, of_input in enumerate(axes) if a not in summed]
             values.append(value)
-            names.append(features)
-            input_axes.append(own_axes)
+            all_features.append(features)
+            all_axes.append(axes)
         if not changed:
             rows = [row for _, _, row in self._leaves()]
             raise ValueError(
                 f"Expected {'groups' if groups is not None else 'a feature axis'} of at least one input; received "
                 f"{groups if groups is not None else axis} for feature axes {rows}. Count without rows and targets."
             )
-        names = {**self.names, "features": rebuild(self.values, names), "axes": rebuild(self.values, input_axes)}
+        mirrored = {"features": rebuild(self.values, all_features), "axes": rebuild(self.values, all_axes)}
+        names = {**self.names, **mirrored}
         return dataclasses.replace(self, values=rebuild(self.values, values), names=names, standard_error=None)
 
     # Each of these functions takes the explanation as its first argument, and so is a method of it.
@@ -274,7 +275,7 @@ def _restore(fields: dict[str, Any]) -> Explanation:
 
 
 def _frozen(field, leaf):
-    """Returns the leaf as an array that nobody else can write to, of a type that `numpy.save` knows."""
+    """Returns the leaf as a read-only array of a type that `numpy.save` knows, copied if others can write to it."""
     if leaf is None:
         return None
     array = np.asarray(leaf)
@@ -284,13 +285,13 @@ def _frozen(field, leaf):
         array = array.astype(str)
     elif array.dtype.kind in "OV":
         raise TypeError(f"Expected numbers or text in {field}; received {array.dtype}. Convert it to numbers first.")
-    array = array.view() if _lasting(array) else array.copy()
+    array = array.view() if _may_be_kept(array) else array.copy()
     array.flags.writeable = False
     return array
 
 
-def _lasting(array):
-    """Whether an array may be kept: its pages are a file's, or nobody can write to it and it keeps no more alive."""
+def _may_be_kept(array):
+    """Whether an array needs no copy: it maps a file, or it is read-only and keeps no larger array in memory."""
     whole, writeable = array, array.flags.writeable
     while isinstance(whole.base, np.ndarray):
         whole = whole.base

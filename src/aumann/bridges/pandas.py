@@ -38,12 +38,12 @@ def to_dataframe(explanation: ExplanationLike) -> pd.DataFrame:
         columns.append((name, ""))
         blocks.append(getattr(explanation, name).reshape(-1, 1))
     one_input = isinstance(explanation.values, np.ndarray)
-    if one_input:
-        columns = [label or name for name, label in columns]
-    else:
-        columns = pd.MultiIndex.from_tuples(columns, names=["input", "feature"])
     frames = [pd.DataFrame(block, index=index) for block in blocks]
-    frame = pd.concat(frames, axis=1).set_axis(columns, axis=1)
+    frame = pd.concat(frames, axis=1)
+    if one_input:
+        frame = frame.set_axis([label or name for name, label in columns], axis=1)
+    else:
+        frame = frame.set_axis(pd.MultiIndex.from_tuples(columns, names=["input", "feature"]), axis=1)
     predicted = explanation.names.get("predicted")
     if predicted is not None:
         classes = list(itertools.chain(*predicted)) if explanation.several else predicted

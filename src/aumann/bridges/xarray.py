@@ -30,7 +30,8 @@ def to_xarray(explanation: ExplanationLike) -> xr.Dataset:
 
     names = explanation.names
     lead = ("row", "target")[: explanation.prediction.ndim]
-    variables, coordinates = {}, {"target": explanation.targets} if explanation.several else {}
+    variables: dict[str, tuple] = {}
+    coordinates: dict[str, list] = {"target": explanation.targets} if explanation.several else {}
     if (rows := names.get("rows")) is not None:
         plain = len({type(name) for name in rows}) == 1 and not isinstance(rows[0], list)
         coordinates["row"] = rows if plain else [str(name) for name in rows]

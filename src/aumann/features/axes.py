@@ -48,11 +48,14 @@ def data_at(row: Shape, data: np.ndarray, axes: Sequence[int | None] | None) -> 
         (n, *row, …), where the axes that the values were summed over come last; None where values do not stand for
         entries of the input.
     """
-    axes, rank = list(range(len(row)) if axes is None else axes), data.ndim - 1
-    if None in axes or any(a < rank and data.shape[1 + a] != size for a, size in zip(axes, row, strict=True)):
+    of_input = [a for a in (range(len(row)) if axes is None else axes) if a is not None]
+    rank = data.ndim - 1
+    if len(of_input) < len(row):
         return None
-    axes = [a for a in axes if a < rank]
-    return data.transpose(0, *(1 + a for a in axes), *(1 + a for a in range(rank) if a not in axes))
+    if any(a < rank and data.shape[1 + a] != size for a, size in zip(of_input, row, strict=True)):
+        return None
+    first = [a for a in of_input if a < rank]
+    return data.transpose(0, *(1 + a for a in first), *(1 + a for a in range(rank) if a not in first))
 
 
 def channel_axis(row: Shape) -> int:

@@ -84,7 +84,7 @@ def by_name(
     if columns is None:
         return np.asarray(array)
     if tables.is_row(x):
-        entries = tables.labels(x)
+        entries = tables.labels(x) or []
         single = len(columns) == 1 and str(getattr(x, "name", None)) in (columns[0], "None")
         if single and (is_set or len(array) > 1) and [*map(str, entries)] != list(columns):
             if not is_set:
@@ -146,10 +146,10 @@ def _is_number(v):
 
 def _kind(x, name, part):
     """The dtype of a column as its table calls it."""
-    with_dtype = getattr(x, "dtypes", None)
     if hasattr(x, "iloc"):
-        return str(list(with_dtype)[[str(c) for c in x.columns].index(name)])
-    return str(getattr(x, "schema", {}).get(name, part.dtype)) if isinstance(with_dtype, list) else str(part.dtype)
+        return str(list(x.dtypes)[[str(c) for c in x.columns].index(name)])
+    of_polars = isinstance(getattr(x, "dtypes", None), list)
+    return str(getattr(x, "schema", {}).get(name, part.dtype) if of_polars else part.dtype)
 
 
 def _encoding(array):
@@ -172,11 +172,10 @@ def _refuse(x, what):
         if recognised(x):
             raise TypeError(f"Expected {what} to be an array of numbers in memory, received {kind}. {advice}")
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        rows = np.flatnonzero(np.ma.getmaskarray(x).reshape(len(x), -1).any(1)) if x.ndim else []
+        rows = np.flatnonzero(np.ma.getmaskarray(x).reshape(len(x), -1).any(1)).tolist() if x.ndim else []
         raise ValueError(
             f"Expected {what} without masked entries, received {int(np.ma.count_masked(x))} of them in rows "
-            f"{rows[:10].tolist() if len(rows) else rows}. Say what stands there: x.filled(value), or leave these "
-            "rows out."
+            f"{rows[:10]}. Fill them, x.filled(value), or leave these rows out."
         )
 
 

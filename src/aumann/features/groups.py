@@ -72,7 +72,7 @@ def group_sums(values: np.ndarray, labels: np.ndarray, rank: int, count: int) ->
 def _along(groups, features):
     """Labels or a mask as an array; a Series or a table is matched with the features by name."""
     names, array = tables.heads(groups), np.asarray(groups)
-    if None in (names, features) or array.shape[-1] != len(names):
+    if names is None or features is None or array.shape[-1] != len(names):
         return array
     return array[..., tables.order(names, features, "groups", "the features")]
 

@@ -27,11 +27,7 @@ def walk(structure: Any, *others: Any, path: str = "") -> Iterator[tuple]:
         return
     keyed = isinstance(structure, Mapping)
     for other in others:
-        if keyed:
-            fits = other is None or (isinstance(other, Mapping) and other.keys() <= structure.keys())
-        else:
-            fits = other is None or (isinstance(other, list | tuple) and len(other) == len(structure))
-        if not fits:
+        if not _fits(other, structure):
             wanted = f"keys among {list(structure)}" if keyed else f"a list of {len(structure)}"
             raise ValueError(
                 f"Expected {wanted}, like the inputs; received {reprlib.repr(other)}. Give one entry for each input."
@@ -39,6 +35,15 @@ def walk(structure: Any, *others: Any, path: str = "") -> Iterator[tuple]:
     for key in structure if keyed else range(len(structure)):
         children = (other.get(key) if isinstance(other, Mapping) else other and other[key] for other in others)
         yield from walk(structure[key], *children, path=f"{path}/{key}" if path else str(key))
+
+
+def _fits(other, structure):
+    """Whether another structure is None, a mapping among whose keys are no others, or a list of the same length."""
+    if other is None:
+        return True
+    if isinstance(structure, Mapping):
+        return isinstance(other, Mapping) and other.keys() <= structure.keys()
+    return isinstance(other, list | tuple) and len(other) == len(structure)
 
 
 def rebuild(structure: Any, leaves: Iterable) -> Any:

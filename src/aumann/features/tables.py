@@ -43,9 +43,9 @@ def columns(x: Any) -> list[str] | None:
 def labels(x: Any) -> list | None:
     """The names of a table's rows, or of the entries of a one-dimensional one, as JSON has them; None for none."""
     names = _coordinate(x, 0) if _is_xarray(x) else x.index if hasattr(x, "iloc") else None
-    if getattr(getattr(names, "dtype", None), "kind", "O") in "iu":
-        return names.tolist()
-    return None if names is None else [_label(name) for name in names]
+    if names is None:
+        return None
+    return names.tolist() if getattr(getattr(names, "dtype", None), "kind", "O") in "iu" else list(map(_label, names))
 
 
 def is_row(x: Any) -> bool:
@@ -121,7 +121,7 @@ def heads(table: Any) -> list[str] | None:
     """The names that may be those of inputs: of the columns, or their first of several levels; None for no table."""
     if getattr(getattr(table, "columns", None), "nlevels", 1) > 1:
         return [str(c[0]) for c in table.columns]
-    return [str(c) for c in labels(table)] if is_row(table) else columns(table)
+    return [str(name) for name in labels(table) or ()] if is_row(table) else columns(table)
 
 
 def by_input(table: Any, names: Sequence[str], known: Collection[str] = ()) -> dict[str, Any]:
@@ -136,9 +136,9 @@ def by_input(table: Any, names: Sequence[str], known: Collection[str] = ()) -> d
     Raises:
         ValueError: an input has no column, or more than one; a column belongs to no input.
     """
-    in_table = [str(c) for c in (labels(table) if is_row(table) else columns(table))]
+    in_table = [str(name) for name in (labels(table) if is_row(table) else columns(table)) or ()]
     levels = getattr(getattr(table, "columns", None), "nlevels", 1)
-    firsts = heads(table)
+    firsts = heads(table) or []
     missing, unknown = [n for n in names if n not in firsts], [h for h in firsts if h not in (*names, *known)]
     twice = [n for n in names if levels == 1 and firsts.count(n) > 1]
     if missing or unknown or twice:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,7 +37,7 @@ def draw(
     axis = 0 if features is not None or data.ndim < len(row) else int(np.argmax(row))
     heat = np.moveaxis(values, 1 + axis, 1).reshape(len(values), row[axis], -1).sum(-1)
     length = row[axis]
-    labels = range(length) if features is None else features
+    labels: Iterable = range(length) if features is None else features
     if features is None and ids and data.shape == (length,):
         labels = data if vocabulary is None else [token_text(token, vocabulary) for token in data]
     series = data.dtype.kind == "f" and data.shape[axis : axis + 1] == (length,) and length > style.READABLE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ def scale(values: np.ndarray) -> float:
     return (np.percentile(finite, 99.5) or finite.max() or 1.0) if finite.size else 1.0
 
 
-def colours(values: np.ndarray) -> list:
+def colours(values: Iterable[float]) -> list:
     """The colour of a bar for each value."""
     return [RED if value > 0 else BLUE for value in values]
 

@@ -38,7 +38,7 @@ def draw(
     row = values.shape[1:]
     labels = [style.short(label, LABEL) for label in feature_labels(features, row)]
     if data.shape == row:
-        entries = data.ravel()
+        entries: Sequence = list(data.ravel())
         if vocabulary is not None and data.dtype.kind in "iu":
             entries = [token_text(token, vocabulary) for token in entries]
         labels = [f"{label} = {_entry(entry)}" for label, entry in zip(labels, entries, strict=True)]

@@ -73,7 +73,7 @@ def read_npy(stream: IO[bytes], size: int, what: str = "it") -> np.ndarray:
     shape, fortran, dtype, _ = npy_header(stream, size, what)
     array = np.empty(math.prod(shape), dtype)
     if array.nbytes:
-        bytes_ = memoryview(array.view(np.uint8))
+        bytes_ = array.view(np.uint8).data
         for start in range(0, len(bytes_), CHUNK):  # inflates one chunk at a time, whatever was declared
             part = bytes_[start : start + CHUNK]
             chunk = stream.read(len(part))

@@ -36,7 +36,8 @@ def save(explanation: Any, path: str | os.PathLike) -> Path:
     Raises:
         OSError: the folder does not exist, or the file cannot be written.
     """
-    path, arrays = with_suffix(path), {}
+    path = with_suffix(path)
+    arrays: dict[str, Any] = {}
     fields = {field.name: getattr(explanation, field.name) for field in dataclasses.fields(explanation)}
     header = {"format": FORMAT, "version": VERSION, **{name: fields.pop(name) for name in IN_HEADER}}
     header["fields"] = {name: encode(content, name, arrays) for name, content in fields.items()}

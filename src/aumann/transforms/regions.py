@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from aumann.features.axes import channel_axis
 from aumann.features.nested import input_path, leaf_at, with_entry
 
 SCALES = (50, 100, 150, 250, 500, 1200)
-CHANNELS = {"sum": np.sum, "max": np.max}
+CHANNELS: dict[str, Callable] = {"sum": np.sum, "max": np.max}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,9 +105,8 @@ def xrai(
         "features": with_entry(explanation.values, names.get("features"), path, features),
         "axes": with_entry(explanation.values, names.get("axes"), path, axes),
     }
-    settings = {"segments": "felzenszwalb" if segments is None else "given", "channels": channels}
-    settings |= {"fast": bool(fast), "least": float(least)}
-    provenance = {**explanation.provenance, "regions": {"method": "XRAI", **settings}}
+    regions = {"method": "XRAI", "segments": "felzenszwalb" if segments is None else "given", "channels": channels}
+    provenance = {**explanation.provenance, "regions": {**regions, "fast": bool(fast), "least": float(least)}}
     if channels != "sum":
         provenance["complete"] = False
     new_values = with_entry(explanation.values, explanation.values, path, density.astype(values.dtype))
@@ -278,7 +277,8 @@ def _regions(member, area, mass, least, fast):
     """
     holds = np.ascontiguousarray(member.T, np.float64)
     areas, sums = area @ holds, mass @ holds
-    free, taken, gains = np.ones(len(area), bool), np.full(len(area), -1), []  # gains: the density of each region
+    free, taken = np.ones(len(area), bool), np.full(len(area), -1)
+    gains: list[float] = []  # the density of each region
     order = iter(np.argsort(-sums / np.maximum(areas, 1), kind="stable"))
     while True:
         open_ = areas >= least

@@ -97,8 +97,8 @@ def to_tfmodisco(
     if axis not in range(-2, 2):
         raise ValueError(f"Expected the axis of the letters as -1 or 0; received {axis!r}. Give -1 for (L, 4).")
     wanted = f"a sequence of {LETTERS} letters along axis {axis}"
-    path = input_path(explanation, input, lambda row: len(row) == 2 and row[axis] == LETTERS, wanted)
-    values, one_hot = leaf_at(path, explanation.values, explanation.inputs)
+    name = input_path(explanation, input, lambda row: len(row) == 2 and row[axis] == LETTERS, wanted)
+    values, one_hot = leaf_at(name, explanation.values, explanation.inputs)
     if explanation.several:
         values = values[:, _target(target, explanation.targets)]
     elif target is not None:
@@ -116,13 +116,12 @@ def to_tfmodisco(
         values, one_hot = values.swapaxes(1, 2), one_hot.swapaxes(1, 2)
     if not np.isfinite(values).all():
         raise ValueError("Expected finite values; received NaN or infinity. Leave these rows out.")
-    arrays = {"sequences.npz": _one_hot(one_hot, np.float32, axis=1), "attributions.npz": values.astype(np.float32)}
-    written = []
-    for name, array in arrays.items():
-        written.append(Path(folder) / name)
-        with replacing(written[-1]) as file:
+    paths = Path(folder) / "sequences.npz", Path(folder) / "attributions.npz"
+    arrays = _one_hot(one_hot, np.float32, axis=1), values.astype(np.float32)
+    for path, array in zip(paths, arrays, strict=True):
+        with replacing(path) as file:
             np.savez_compressed(file, np.ascontiguousarray(array))
-    return tuple(written)
+    return paths
 
 
 def _one_hot(array, dtype, axis=-1):
