@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from aumann.features.axes import channel_axis, data_at, embedded, feature_labels, token_text
+from aumann.features.axes import Vocabulary, channel_axis, data_at, embedded, feature_labels, token_text
 from aumann.features.nested import rebuild, walk
 from aumann.features.protocol import ExplanationLike
 
 
-def to_shap(explanation: ExplanationLike, vocabulary: Sequence[str] | Mapping[int, str] | None = None) -> Any:
+def to_shap(explanation: ExplanationLike, vocabulary: Vocabulary | None = None) -> Any:
     """Returns one `shap.Explanation` per input, in the structure of the inputs.
 
     Base values have shape (n,) or (n, targets) and several targets stand on the last axis. Images become

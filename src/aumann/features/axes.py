@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 Shape = tuple[int, ...]
+Vocabulary = Sequence[str] | Mapping[int, str]  # from a token's id to its text
 
 
 def feature_axes(axis: int | Sequence[int] | None, rank: int) -> set[int] | None:
@@ -63,7 +64,7 @@ def channel_axis(row: Shape) -> int:
     return 0 if row[0] in (1, 3, 4) and row[-1] not in (1, 3, 4) else 2
 
 
-def token_text(token: int, vocabulary: Sequence[str] | Mapping[int, str]) -> str:
+def token_text(token: int, vocabulary: Vocabulary) -> str:
     """Returns the text of an id by a list or mapping; the id itself where there is none."""
     try:
         return str(vocabulary[int(token)])

@@ -8,10 +8,10 @@ need no display and leave no state behind; a notebook shows the returned figure 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aumann.features.axes import Vocabulary
 from aumann.features.protocol import ExplanationLike
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def plot(
     max_rows: int = 8,
     max_targets: int = 10,
     kind: Any = None,
-    vocabulary: Sequence[str] | Mapping[int, str] | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> Figure:
     """Draws an explanation: one line of panels per row, and one column per target for each input.
 

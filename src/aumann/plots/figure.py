@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from aumann.features.axes import data_at, embedded
+from aumann.features.axes import Vocabulary, data_at, embedded
 from aumann.features.nested import walk
 from aumann.features.protocol import INCOMPLETE, ExplanationLike
 from aumann.plots import image, sequence, style, tabular
@@ -57,7 +57,7 @@ def draw(
     max_rows: int,
     max_targets: int,
     kind: Any,
-    vocabulary: Sequence[str] | Mapping[int, str] | None,
+    vocabulary: Vocabulary | None,
 ) -> Picture:
     """Draws an explanation; see `aumann.plots.plot`."""
     chosen = np.atleast_1d(np.arange(len(explanation))[slice(max_rows) if rows is None else rows])
@@ -76,7 +76,7 @@ def draw(
         for panel in panels:
             axes = [next(line) for _ in range(targets + panel.shows_input)]
             values = panel.values[i, :targets] if several else panel.values[i][None]
-            panel.draw(figure, axes, values, panel.data[i], panel.features, vocabulary, meaning)
+            panel.draw(figure, axes, style.Row(values, panel.data[i], panel.features, vocabulary, meaning))
             if panel.shows_input:
                 style.set_title(axes[0], [_joined(f"row {explanation.rows[i]}", panel.name)])
             for k, ax in enumerate(axes[panel.shows_input :]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -10,36 +10,29 @@ from matplotlib.figure import Figure
 
 from aumann.features.axes import channel_axis
 from aumann.plots import style
+from aumann.plots.style import Row
 
 
-def draw(
-    figure: Figure,
-    axes: Sequence[Axes],
-    values: np.ndarray,
-    data: np.ndarray,
-    features: Sequence[str] | None,
-    vocabulary: Sequence[str] | Mapping[int, str] | None,
-    meaning: str,
-) -> None:
-    """Draws one row: its image, and the values summed over channels.
+def draw(figure: Figure, axes: Sequence[Axes], row: Row) -> None:
+    """Draws the image of a row, and its values summed over channels.
 
     Args:
         axes: one for the input and one for each target.
-        values: (targets, H, W), (targets, H, W, C) or (targets, C, H, W).
-        data: the image, (H, W), (H, W, C) or (C, H, W); of other shapes none is shown.
-        features, vocabulary: not used.
-        meaning: what the colours are.
+        row: with values (targets, H, W), (targets, H, W, C) or (targets, C, H, W). An input of other shape than (H, W),
+            (H, W, C) or (C, H, W) is not shown.
     """
-    heat = values.sum(1 + channel_axis(values.shape[1:])) if values.ndim == 4 else values
+    heat = row.values
+    if heat.ndim == 4:
+        heat = heat.sum(1 + channel_axis(heat.shape[1:]))
     limit = style.scale(heat)
-    if data.ndim in (2, 3):
-        axes[0].imshow(_pixels(data), cmap="gray")
+    if row.data.ndim in (2, 3):
+        axes[0].imshow(_pixels(row.data), cmap="gray")
     for ax, of_target in zip(axes[1:], heat, strict=True):
         shown = ax.imshow(of_target, cmap=style.MAP, vmin=-limit, vmax=limit)
     for ax in axes:
         ax.set_xticks([])
         ax.set_yticks([])
-    style.colour_bar(figure, shown, axes[-1], meaning)
+    style.colour_bar(figure, shown, axes[-1], row.meaning)
 
 
 def _pixels(data):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,35 +11,26 @@ from matplotlib.patheffects import withStroke
 
 from aumann.features.axes import token_text
 from aumann.plots import style
+from aumann.plots.style import Row
 
 
-def draw(
-    figure: Figure,
-    axes: Sequence[Axes],
-    values: np.ndarray,
-    data: np.ndarray,
-    features: Sequence[str] | None,
-    vocabulary: Sequence[str] | Mapping[int, str] | None,
-    meaning: str,
-) -> None:
-    """Draws one row: the values of each position, summed over all other feature axes.
+def draw(figure: Figure, axes: Sequence[Axes], row: Row) -> None:
+    """Draws the values of each position of a row, summed over all other feature axes.
+
+    The positions stand on the first axis where features have names or where the values have more axes than the data,
+    as embedded tokens do; else on the longest.
 
     Args:
         axes: one for each target.
-        values: (targets, *row). The positions stand on the first axis where features have names or where the values
-            have more axes than the data, as embedded tokens do; else on the longest.
-        data: the input's row: token ids, or a series.
-        features: names of the positions, or None.
-        vocabulary: from token id to text, or None.
-        meaning: what the values are.
     """
-    row, ids = values.shape[1:], data.dtype.kind in "iu"
-    axis = 0 if features is not None or data.ndim < len(row) else int(np.argmax(row))
-    heat = np.moveaxis(values, 1 + axis, 1).reshape(len(values), row[axis], -1).sum(-1)
-    length = row[axis]
-    labels: Iterable = range(length) if features is None else features
-    if features is None and ids and data.shape == (length,):
-        labels = data if vocabulary is None else [token_text(token, vocabulary) for token in data]
+    values, data = row.values, row.data
+    shape = values.shape[1:]
+    axis = 0 if row.features is not None or data.ndim < len(shape) else int(np.argmax(shape))
+    heat = np.moveaxis(values, 1 + axis, 1).reshape(len(values), shape[axis], -1).sum(-1)
+    length = shape[axis]
+    labels: Iterable = range(length) if row.features is None else row.features
+    if row.features is None and data.dtype.kind in "iu" and data.shape == (length,):
+        labels = data if row.vocabulary is None else [token_text(token, row.vocabulary) for token in data]
     series = data.dtype.kind == "f" and data.shape[axis : axis + 1] == (length,) and length > style.READABLE
     for ax, of_target in zip(axes, heat, strict=True):
         if series:
@@ -49,7 +40,7 @@ def draw(
         else:
             ax.bar(range(length), of_target, color=style.colours(of_target))
             ax.axhline(0, color="black", linewidth=0.8)
-            ax.set_ylabel(meaning, fontsize=7)
+            ax.set_ylabel(row.meaning, fontsize=7)
         style.set_ticks(ax.yaxis, 5)
         ax.set_xlim(-0.5, length - 0.5)
         if length <= style.READABLE:
@@ -59,7 +50,7 @@ def draw(
             style.set_ticks(ax.xaxis, 8)
             ax.set_xlabel("position", fontsize=8)
     if series:
-        style.colour_bar(figure, background, axes[-1], meaning)
+        style.colour_bar(figure, background, axes[-1], row.meaning)
 
 
 def _coloured_lines(ax, values, lines, limit):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib import colormaps
@@ -12,11 +12,31 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from aumann.features.axes import Vocabulary
+
 MAP = colormaps["RdBu_r"]
 RED, BLUE = MAP(0.85), MAP(0.15)
 MEANING = "value (red raises, blue lowers)"
 SIGN = "value (red positive, blue negative)"  # of a method that is not complete
 READABLE = 60  # positions that still have room for a label
+
+
+class Row(NamedTuple):
+    """One row of one input, as a panel draws it.
+
+    Attributes:
+        values: (targets, *row).
+        data: the input's row.
+        features: names along the first feature axis, or None.
+        vocabulary: text of token ids, or None.
+        meaning: what lengths and colours are.
+    """
+
+    values: np.ndarray
+    data: np.ndarray
+    features: Sequence[str] | None
+    vocabulary: Vocabulary | None
+    meaning: str
 
 
 def scale(values: np.ndarray) -> float:

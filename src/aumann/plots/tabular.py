@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,38 +11,27 @@ from matplotlib.figure import Figure
 
 from aumann.features.axes import feature_labels, token_text
 from aumann.plots import style
+from aumann.plots.style import Row
 
 TOP = 20  # bars of a table, besides the rest
 LABEL = 32  # characters of a feature's name
 
 
-def draw(
-    figure: Figure,
-    axes: Sequence[Axes],
-    values: np.ndarray,
-    data: np.ndarray,
-    features: Sequence[str] | None,
-    vocabulary: Sequence[str] | Mapping[int, str] | None,
-    meaning: str,
-) -> None:
-    """Draws the `TOP` largest values of one row by magnitude, and the sum of the rest.
+def draw(figure: Figure, axes: Sequence[Axes], row: Row) -> None:
+    """Draws the `TOP` largest values of a row by magnitude, and the sum of the rest.
+
+    The entries of the input stand beside the labels where it has the shape of the values.
 
     Args:
         axes: one for each target.
-        values: (targets, *row).
-        data: the input's row; its entries stand beside the labels where it has the shape of the values.
-        features: names of the features, or None.
-        vocabulary: from token id to text, or None.
-        meaning: what a bar's length is.
     """
-    row = values.shape[1:]
-    labels = [style.short(label, LABEL) for label in feature_labels(features, row)]
-    if data.shape == row:
-        entries: Sequence = list(data.ravel())
-        if vocabulary is not None and data.dtype.kind in "iu":
-            entries = [token_text(token, vocabulary) for token in entries]
+    labels = [style.short(label, LABEL) for label in feature_labels(row.features, row.values.shape[1:])]
+    if row.data.shape == row.values.shape[1:]:
+        entries: Sequence = list(row.data.ravel())
+        if row.vocabulary is not None and row.data.dtype.kind in "iu":
+            entries = [token_text(token, row.vocabulary) for token in entries]
         labels = [f"{label} = {_entry(entry)}" for label, entry in zip(labels, entries, strict=True)]
-    for ax, of_target in zip(axes, values.reshape(len(values), -1), strict=True):
+    for ax, of_target in zip(axes, row.values.reshape(len(row.values), -1), strict=True):
         order = np.argsort(-np.abs(of_target), kind="stable")
         lengths, names = list(of_target[order[:TOP]]), [labels[i] for i in order[:TOP]]
         if len(order) > TOP:
@@ -52,7 +41,7 @@ def draw(
         ax.set_yticks(range(len(names)), names, fontsize=7, parse_math=False)
         ax.set_ylim(len(names) - 0.4, -0.6)
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set_xlabel(meaning, fontsize=8)
+        ax.set_xlabel(row.meaning, fontsize=8)
         style.set_ticks(ax.xaxis, 5)
 
 
