@@ -24,6 +24,7 @@ from aumann.explanation import Explanation, load
 from aumann.features.axes import feature_labels
 from aumann.features.groups import REST
 from aumann.features.nested import rebuild, walk
+from aumann.report.table import as_text
 from aumann.storage import npz
 
 QUICK = settings(deadline=None, max_examples=50)
@@ -542,6 +543,12 @@ def test_labels_name_every_feature_of_a_row():
     assert feature_labels(None, (2,)) == ["[0]", "[1]"]
     assert feature_labels(["a", "b"], (2, 1, 2)) == ["[a, 0, 0]", "[a, 0, 1]", "[b, 0, 0]", "[b, 0, 1]"]
     assert len(set(feature_labels(None, (3, 4, 2)))) == 24
+
+
+def test_tables_are_made_for_explanations_without_names():
+    text = as_text(build(np.ones((30, 2))))
+    assert text.splitlines()[0].split() == ["row", "target", "prediction", "base", "value", "sum", "residual"]
+    assert len(text.splitlines()) == 22 and text.endswith("… and 10 more")
 
 
 # Other libraries

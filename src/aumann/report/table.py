@@ -75,6 +75,11 @@ def _row_name(explanation, index):
     return textwrap.shorten(str(names[index[0]] if names else index[0]), 24, placeholder=" …")
 
 
+def _target_name(explanation, index):
+    """Without the class that was predicted; "" for a single target without a name."""
+    return explanation.targets[index[1] if explanation.several else 0] if explanation.targets else ""
+
+
 def _sum(explanation, index):
     return f"{sum(value[index].sum(dtype=np.float64) for _, value in walk(explanation.values)):.4g}"
 
@@ -97,7 +102,7 @@ IN_NOTEBOOK: Columns = {
 }
 IN_TERMINAL: Columns = {
     "row": lambda explanation, index: str(index[0]),
-    "target": lambda explanation, index: explanation.targets[index[1] if explanation.several else 0],
+    "target": _target_name,
     **{name: IN_NOTEBOOK[name] for name in ("prediction", "base value", "sum")},
     "residual": lambda explanation, index: f"{explanation.residual[index]:.1e}",
 }
