@@ -110,12 +110,12 @@ IN_TERMINAL: Columns = {
 
 def _columns(explanation):
     """The columns of `repr` and of a notebook, without those in which there is nothing to say."""
-    told = {
+    has_content = {
         "target": explanation.several or explanation.names.get("predicted") is not None,
         "residual": explanation.complete,
         "error": explanation.error is not None,
     }
-    return {name: cell for name, cell in IN_NOTEBOOK.items() if told.get(name, True)}
+    return {name: cell for name, cell in IN_NOTEBOOK.items() if has_content.get(name, True)}
 
 
 # ---- text ----------------------------------------------------------------------------------------------------------
