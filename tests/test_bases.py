@@ -12,7 +12,8 @@ from keras import ops
 from sklearn.decomposition import PCA
 
 import aumann
-from aumann.explanation import Explanation, load, walk
+from aumann.explanation import Explanation, load
+from aumann.features.nested import walk
 from aumann.transforms import bases
 
 QUICK = settings(deadline=None, max_examples=40)

@@ -21,6 +21,7 @@ import aumann
 from aumann.backends import active
 from aumann.cli import files, models, parse
 from aumann.cli import main as cli
+from aumann.report.table import as_text
 
 DOCS = Path(__file__).parent.parent / "docs" / "cli.md"
 NAMES = ["age", "income", "height", "weight"]
@@ -359,8 +360,8 @@ def test_table_is_cut_and_quiet_is_quiet(desk, out, capsys):
     explained(desk, out, "--target", "all")
     assert "… and" not in capsys.readouterr().out
     big = api(mlp(units=30), np.ones((1, 4), "float32"), "all", rule=aumann.midpoint(9))
-    assert cli.table(big).endswith("… and 10 more")
-    assert len(cli.table(big, [(0, 29)]).splitlines()) == 2
+    assert as_text(big).endswith("… and 10 more")
+    assert len(as_text(big, [(0, 29)]).splitlines()) == 2
     explained(desk, out, "--quiet")
     assert capsys.readouterr() == ("", "")
 

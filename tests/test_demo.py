@@ -9,6 +9,7 @@ from conftest import BACKEND
 import aumann
 from aumann.cli import demo
 from aumann.cli import main as cli
+from aumann.report.table import as_text
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,7 @@ def made(tmp_path_factory):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
     folder, said = tmp_path_factory.mktemp("demo") / "new" / "folder", []
-    digits, iris = demo.run(folder, said.append, cli.table)
+    digits, iris = demo.run(folder, said.append, as_text)
     if BACKEND == "torch":
         torch.set_num_threads(threads)
     return folder, "\n".join(said), digits, iris

@@ -20,7 +20,12 @@ from keras import ops
 
 import aumann
 from aumann import explanation as module
-from aumann.explanation import REST, Explanation, feature_labels, load, rebuild, walk
+from aumann.explanation import Explanation, load
+from aumann.features.axes import feature_labels
+from aumann.features.groups import REST
+from aumann.features.nested import rebuild, walk
+from aumann.report.table import as_text
+from aumann.storage import npz
 
 QUICK = settings(deadline=None, max_examples=50)
 
@@ -55,6 +60,11 @@ def build(values, several=False, inputs=None, **others):
         evaluations=np.full(shape[:1], 16),
         **others,
     )
+
+
+def feature_shapes(e):
+    """The shape of a row of values, for each input."""
+    return [value.shape[e.prediction.ndim :] for _, value in walk(e.values)]
 
 
 @st.composite
@@ -250,9 +260,7 @@ def test_choosing_rows_and_summing_commute(e, data):
         | st.lists(st.booleans(), min_size=n, max_size=n).map(np.array)
         | st.slices(n)
     )
-    groups = rebuild(
-        e.values, [np.arange(math.prod(row)).reshape(row) % 2 for row in (e._row(v) for _, v in walk(e.values))]
-    )
+    groups = rebuild(e.values, [np.arange(math.prod(row)).reshape(row) % 2 for row in feature_shapes(e)])
     assert_same(e[rows].sum(), e.sum()[rows], rounding=1e-5)
     assert_same(e[rows].sum(groups=groups), e.sum(groups=groups)[rows], rounding=1e-5)
 
@@ -378,7 +386,7 @@ def test_the_file_reads_as_its_documentation_says(tmp_path):
 
 
 def write_pickle(path):
-    np.savez(path, header=np.array([{"format": module.FORMAT}], dtype=object))
+    np.savez(path, header=np.array([{"format": npz.FORMAT}], dtype=object))
 
 
 def write_header(header):
@@ -387,7 +395,7 @@ def write_header(header):
 
 FOREIGN = {
     "a pickle": write_pickle,
-    "a pickle alone": lambda path: path.write_bytes(pickle.dumps({"format": module.FORMAT})),
+    "a pickle alone": lambda path: path.write_bytes(pickle.dumps({"format": npz.FORMAT})),
     "another npz": lambda path: np.savez(path, values=np.ones(3)),
     "another header": write_header({"format": "other", "version": 1}),
     "no format": write_header({}),
@@ -426,7 +434,7 @@ def test_a_pickle_never_runs(tmp_path):
 
 
 def test_newer_versions_are_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "VERSION", 5)
+    monkeypatch.setattr(npz, "VERSION", 5)
     path = build(np.ones((2, 3))).save(tmp_path / "e")
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"Expected version 4 .* has version 5\. Load it with"):
@@ -537,6 +545,12 @@ def test_labels_name_every_feature_of_a_row():
     assert len(set(feature_labels(None, (3, 4, 2)))) == 24
 
 
+def test_tables_are_made_for_explanations_without_names():
+    text = as_text(build(np.ones((30, 2))))
+    assert text.splitlines()[0].split() == ["row", "target", "prediction", "base", "value", "sum", "residual"]
+    assert len(text.splitlines()) == 22 and text.endswith("… and 10 more")
+
+
 # Other libraries
 
 
@@ -550,7 +564,7 @@ def test_a_dataframe_holds_every_value_and_adds_up(e):
     if isinstance(table.columns, pd.MultiIndex) or list(table.columns).count("prediction") == 1:
         prediction, base_value, residual = accounts
         np.testing.assert_allclose(features, prediction - base_value + residual, atol=1e-5)
-    assert table.shape == (e.prediction.size, 3 + sum(math.prod(e._row(v)) for _, v in walk(e.values)))
+    assert table.shape == (e.prediction.size, 3 + sum(map(math.prod, feature_shapes(e))))
 
 
 def test_dataframes_are_indexed_by_names():

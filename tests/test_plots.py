@@ -13,9 +13,11 @@ pytest.importorskip("matplotlib")
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+import aumann
 from aumann import explanation as module
-from aumann.explanation import Explanation, walk
-from aumann.plots import figure as plots
+from aumann.explanation import Explanation
+from aumann.features.nested import walk
+from aumann.plots import style, tabular
 
 RNG = np.random.default_rng(0)
 WORDS = ["the", "film", "was", "not", "as", "bad", "as", "people", "had", "said,", "and", "I", "would", "watch", "it"]
@@ -105,7 +107,7 @@ def panels(figure):
 
 def bars(ax):
     """Lengths and colours of the bars in one panel."""
-    upright = ax.get_ylabel() == plots.MEANING
+    upright = ax.get_ylabel() == style.MEANING
     lengths = [bar.get_height() if upright else bar.get_width() for bar in ax.patches]
     return np.array(lengths), [bar.get_facecolor() for bar in ax.patches]
 
@@ -159,7 +161,7 @@ def test_red_raises_and_blue_lowers(picture):
         for length, (red, _, blue, _) in zip(*bars(ax), strict=True):
             assert (red > blue) == (length > 0)
         for shown in ax.images:
-            if shown.get_cmap().name == plots.MAP.name:
+            if shown.get_cmap().name == style.MAP.name:
                 (low, high), (cold, hot) = shown.get_clim(), shown.to_rgba([-1e9, 1e9])
                 assert low == -high and cold[2] > cold[0] and hot[0] > hot[2]
     said = [ax.get_xlabel() + ax.get_ylabel() for ax in figure.axes]
@@ -174,7 +176,7 @@ def test_tables_put_the_largest_first_and_name_them():
     top, bottom = ax.get_ylim()[::-1]
     assert top < bottom  # the first bar is the uppermost
     many = panels(table(1, 90).plot())[0]
-    assert len(many.patches) == plots.TOP + 1 and many.get_yticklabels()[-1].get_text() == "rest (70 features)"
+    assert len(many.patches) == tabular.TOP + 1 and many.get_yticklabels()[-1].get_text() == "rest (70 features)"
 
 
 def test_targets_of_a_row_share_a_scale_that_outliers_do_not_stretch():
@@ -183,7 +185,7 @@ def test_targets_of_a_row_share_a_scale_that_outliers_do_not_stretch():
     values[1] *= 10
     values[:, 0, 3, 3] = 1000
     drawn = [ax.images[0] for ax in panels(build(values, x, several=True).plot())]
-    scales = [shown.get_clim()[1] for shown in drawn if shown.get_cmap().name == plots.MAP.name]
+    scales = [shown.get_clim()[1] for shown in drawn if shown.get_cmap().name == style.MAP.name]
     assert scales[0] == scales[1] == scales[2] and scales[3] == scales[4] == scales[5]
     assert 0.9 < scales[0] < 1.1 and 9 < scales[3] < 11
     sparse = np.zeros((1, 20, 20, 1))
@@ -263,7 +265,7 @@ def test_kind_overrides_the_shape():
     e = image((10, 40))
     assert len(panels(e.plot())) == 2 and len(panels(e.plot(kind="image"))) == 4
     ax = panels(MIXED.plot(kind={"photo": "bars"}))[1]
-    assert len(ax.patches) == plots.TOP + 1
+    assert len(ax.patches) == tabular.TOP + 1
     for attempt in (lambda: e.plot(kind="pie"), lambda: table().plot(kind="image"), lambda: MIXED.plot(kind="bars")):
         with pytest.raises(ValueError, match=r"(?s)^Expected .+received .+\. [A-Z].+\.$"):
             attempt()
@@ -302,6 +304,12 @@ def test_a_failed_save_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+def test_pictures_are_a_function_and_a_method():
+    explanation = table(targets=3)
+    drawn, by_method = aumann.plots.plot(explanation, max_targets=1), explanation.plot(max_targets=1)
+    assert isinstance(drawn, Figure) and drawn._repr_png_() == by_method._repr_png_()
+
+
 def test_plotting_never_loads_pyplot():
     code = (
         "import sys, types; package = types.ModuleType('aumann'); package.__path__ = [sys.argv[1]];"
@@ -327,7 +335,7 @@ def test_hypothetical_contributions_are_drawn_as_the_letters_that_are_there():
     assert values.sum(-1)[0, 2] < 0
     (ax,) = e.plot().axes
     np.testing.assert_allclose([bar.get_height() for bar in ax.patches], (values * letters).sum(-1)[0])
-    assert ax.patches[2].get_facecolor() == plots.RED
+    assert ax.patches[2].get_facecolor() == style.RED
     title = ax.get_title()
     assert "own letters" in title and "not complete" in title and "residual" not in title
     smooth = build(values, letters, provenance={"method": "Smooth", "smooth": {"of": "HypotheticalContributions"}})

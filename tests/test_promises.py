@@ -15,7 +15,7 @@ from keras import layers as L
 from keras import tree
 
 import aumann
-from aumann.cli.main import table
+from aumann.report.table import as_text
 
 GAUSS = aumann.gauss_legendre(12)
 
@@ -179,7 +179,7 @@ def test_what_does_not_add_up_says_so_wherever_it_is_shown(row, model, x):
     titles = [ax.get_title() for ax in e.plot().axes if ax.get_title().count("\n")]
     labels = [text for ax in e.plot().axes for text in (ax.get_xlabel(), ax.get_ylabel())]
     assert titles and e.complete == row.complete
-    for shown in (*titles, repr(e), e._repr_html_(), repr(e.sum(axis=-1)), table(e)):
+    for shown in (*titles, repr(e), e._repr_html_(), repr(e.sum(axis=-1)), as_text(e)):
         assert ("not complete" in shown) != row.complete
     for title in titles:
         assert ("residual" in title) == ("sum" in title) == row.complete

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import aumann
-from aumann.explanation import Explanation, rebuild, walk
+from aumann.explanation import Explanation
+from aumann.features.nested import rebuild, walk
 from aumann.transforms.regions import segments, xrai
 
 QUICK = settings(deadline=None, max_examples=40)

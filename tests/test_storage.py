@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import aumann
-from aumann.storage import archive as storage
+from aumann.storage import atomic
 
 
 def small(number=1.0):
@@ -72,7 +72,7 @@ if sys.argv[3] == "file":
         file.flush()
         print("there", flush=True)
         time.sleep(60)
-with storage.together(sys.argv[2]) as folder:
+with storage.all_or_nothing(sys.argv[2]) as folder:
     (folder / "e.npz").write_bytes(b"half")
     print("there", flush=True)
     time.sleep(60)
@@ -81,7 +81,7 @@ with storage.together(sys.argv[2]) as folder:
 
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_what_a_killed_process_left_goes_with_the_next_save(tmp_path, what):
-    command = [sys.executable, "-c", KILLED, storage.__file__, str(tmp_path), what]
+    command = [sys.executable, "-c", KILLED, atomic.__file__, str(tmp_path), what]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "there\n"
         (left,) = tmp_path.iterdir()
@@ -106,9 +106,9 @@ def test_results_come_together_or_not_at_all(tmp_path):
     (tmp_path / "real").write_text("old")
     (tmp_path / "a").symlink_to("real")
     for fails in (True, False):
-        with pytest.raises(OSError) if fails else storage.together(tmp_path) as folder:
+        with pytest.raises(OSError) if fails else atomic.all_or_nothing(tmp_path) as folder:
             if fails:
-                with storage.together(tmp_path) as folder:
+                with atomic.all_or_nothing(tmp_path) as folder:
                     (folder / "a").write_text("new")
                     raise OSError
             (folder / "a").write_text("new")

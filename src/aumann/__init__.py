@@ -5,8 +5,9 @@ explanation = ig.explain(inputs, target="predicted", baseline=0.0)
 """
 
 import importlib
+import typing
 
-from aumann import baselines
+from aumann import baselines, plots
 from aumann.core.quadrature import (
     Rule,
     clenshaw_curtis,
@@ -20,6 +21,30 @@ from aumann.core.quadrature import (
 )
 from aumann.explanation import Explanation, load
 from aumann.transforms import bases, regions, sequences
+
+if typing.TYPE_CHECKING:  # for editors and type checkers, which do not see what `__getattr__` imports
+    from aumann import metrics
+    from aumann.core.paths import Blur, Polyline
+    from aumann.explain.explain import CompletenessWarning, ToleranceWarning
+    from aumann.explain.independence import IndependenceWarning
+    from aumann.methods.differentiable import attribution
+    from aumann.methods.expected import ExpectedGradients
+    from aumann.methods.guided import GuidedIntegratedGradients
+    from aumann.methods.integrated import (
+        BlurIntegratedGradients,
+        HypotheticalContributions,
+        ImportantDirectionGradients,
+        InputXGradient,
+        IntegratedDecisionGradients,
+        IntegratedGradients,
+        MeanGradient,
+        Saliency,
+    )
+    from aumann.methods.interactions import IntegratedHessians, Interactions
+    from aumann.methods.layer import Conductance, InternalInfluence
+    from aumann.methods.sequential import SequentialIntegratedGradients
+    from aumann.methods.smooth import Smooth
+    from aumann.model.layers import input_of, output_of
 
 __all__ = [
     "Blur",
@@ -57,6 +82,7 @@ __all__ = [
     "metrics",
     "midpoint",
     "output_of",
+    "plots",
     "regions",
     "right",
     "secant",
@@ -64,7 +90,7 @@ __all__ = [
     "trapezoid",
 ]
 
-_LATER = {  # name: the room where it stands
+_LATER = {  # name: the module that defines it, imported when the name is first asked for
     "Blur": "core.paths",
     "BlurIntegratedGradients": "methods.integrated",
     "CompletenessWarning": "explain.explain",
@@ -92,11 +118,16 @@ _LATER = {  # name: the room where it stands
 }
 
 
-def __getattr__(name):
-    """The methods when they are first asked for: Keras reads which framework to run on when it is imported."""
+def __getattr__(name: str) -> typing.Any:
+    """Imports a method when it is first asked for: Keras chooses its framework when it is imported."""
     if name == "metrics":
         return importlib.import_module("aumann.metrics")
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = getattr(importlib.import_module(f"aumann.{_LATER[name]}"), name)
     return globals()[name]
+
+
+def __dir__() -> list[str]:
+    """The public names, also those that are not imported yet."""
+    return __all__

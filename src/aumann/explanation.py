@@ -1,8 +1,8 @@
-"""The answer: an `Explanation` shares F(x) - F(x') out among the features and keeps its accounts.
+"""The answer: an `Explanation` shares F(x) - F(x') out among the features and says what its sums leave open.
 
 An explanation mirrors the structure of the model's inputs: one array, or a list, tuple or dict of them, nested at will.
-`walk` visits such structures leaf by leaf and `rebuild` puts new leaves into the old shape. A *row* is one sample; the
-*feature axes* of a leaf are those that follow the axis of rows and, for several targets, the axis of targets.
+A *row* is one sample; the *feature axes* of a leaf are those that follow the axis of rows and, for several targets, the
+axis of targets.
 
 The file written by `Explanation.save` is described in docs/format.md.
 """
@@ -10,27 +10,24 @@ The file written by `Explanation.save` is described in docs/format.md.
 from __future__ import annotations
 
 import dataclasses
-import html
-import itertools
 import json
-import math
 import operator
+import os
 import reprlib
-import textwrap
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aumann.features import tables
-from aumann.storage import archive as storage
+from aumann import bridges, plots
+from aumann.features.axes import feature_axes
+from aumann.features.groups import group_labels, group_sums
+from aumann.features.nested import rebuild, walk
+from aumann.report import table
+from aumann.storage import npz
 
-FORMAT, VERSION = "aumann.Explanation", 4
 MIRRORS, RECORDS = ("values", "inputs", "baseline", "input_error", "standard_error"), ("names", "provenance")
 ROWWISE = ("rows", "predicted")  # entries of the records that have one for each row
-REST = "(rest)"
-INCOMPLETE = "not complete: values need not add up to prediction − base value"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -51,17 +48,17 @@ class Explanation:
         baseline: x'; per leaf an array whose first axis is 1 (shared) or n (one for each row): (1|n, *row), or
             (1|n, m, *row) for a set of m baselines. None where there is none.
         error: estimated relative L1 error of each row's values, shaped like prediction, or None if it was not
-            estimated. What it promises and what not: docs/exactness.md.
+            estimated. docs/exactness.md says what it promises.
         converged: whether each row met the tolerance, shaped like prediction, or None.
-        input_error: of several inputs, the error of each one's own values; per leaf shaped like prediction, or None.
-        standard_error: of values that were sampled, the standard deviation that the sampling leaves in each of them;
-            per leaf shaped like values, or None.
+        input_error: the error of the values of each of several inputs; per leaf shaped like prediction, or None.
+        standard_error: of values that were sampled, the standard deviation that sampling leaves in each value; per
+            leaf shaped like values, or None.
         names: JSON-able; "features" mirrors `inputs` with a list of str for the first feature axis of each leaf, or
             None; "targets" is a list of str, one per target. "rows" are the names of the rows, such as the index of a
             DataFrame; "predicted" is shaped like prediction: the class that target="predicted" stands for, None for
-            other targets; "axes" mirrors `inputs` with the axis of the input's row that each feature axis of the
-            values is, None where it is none of them (groups, units of a layer), absent where all are their own.
-        provenance: JSON-able record of how the values came about: versions, backend, rule, seed, ...
+            other targets; "axes" mirrors `inputs` with, for each feature axis of the values, the axis of the input's
+            row that it is, or None where it is none (groups, units of a layer); absent where all axes are the same.
+        provenance: JSON-able record of how the values were computed: versions, backend, rule, seed, ...
 
     Raises:
         ValueError: if shapes or structures do not fit together.
@@ -82,7 +79,7 @@ class Explanation:
     names: Mapping = dataclasses.field(default_factory=dict)
     provenance: Mapping = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             content = getattr(self, field.name)
             if field.name in MIRRORS:
@@ -99,8 +96,8 @@ class Explanation:
 
         shape, n = self.prediction.shape, len(self)
         for name in ROWWISE:
-            given = self.names.get(name)
-            expect(given is None or len(given) == n, f"names[{name!r}] for {n} rows", f"{len(given or ())}")
+            entries = self.names.get(name)
+            expect(entries is None or len(entries) == n, f"names[{name!r}] for {n} rows", f"{len(entries or ())}")
         expect(len(shape) in (1, 2), "prediction of shape (rows,) or (rows, targets)", f"shape {shape}")
         for name in ("base_value", "residual"):
             array = getattr(self, name)
@@ -110,12 +107,11 @@ class Explanation:
             fits = array is None or array.shape == (n,) or (array.shape == shape and name != "evaluations")
             expect(fits, f"{name} for {n} rows", f"shape {np.shape(array)}")
         if self.names.get("targets") is not None:
-            count, given = shape[1] if self.several else 1, self.names["targets"]
-            expect(len(given) == count, f"{count} names of targets", f"{len(given)}: {given}")
+            count, targets = shape[1] if self.several else 1, self.names["targets"]
+            expect(len(targets) == count, f"{count} names of targets", f"{len(targets)}: {targets}")
         mirrors = self.inputs, self.baseline, self.standard_error, self.names.get("features")
-        for path, value, data, baseline, deviation, features in self._walk(*mirrors):
+        for path, value, row, data, baseline, deviation, features in self._leaves(*mirrors):
             at = f" of input {path!r}" if path else ""
-            row = self._row(value)
             expect(value.shape[: len(shape)] == shape, f"values{at} that start with axes {shape}", f"{value.shape}")
             expect(np.shape(data)[:1] == (n,), f"inputs{at} with {n} rows", f"shape {np.shape(data)}")
             expect(
@@ -130,7 +126,7 @@ class Explanation:
             )
             expect(
                 features is None or (len(features),) == row[:1],
-                f"one name for each place on the first axis of features {row}{at}",
+                f"one name for each position on the first axis of features {row}{at}",
                 f"{features}",
             )
 
@@ -153,7 +149,7 @@ class Explanation:
 
     @property
     def complete(self) -> bool:
-        """Whether the values are to add up to prediction − base value, as far as they are exact."""
+        """Whether values of this method add up to prediction − base value, up to their error."""
         return bool(self.provenance.get("complete", True))
 
     @property
@@ -161,21 +157,20 @@ class Explanation:
         """The rows' names, such as the index of a DataFrame; their numbers where they have none."""
         return list(self.names.get("rows") or range(len(self)))
 
-    def target_at(self, place) -> str:
+    def target_at(self, index: tuple[int, ...]) -> str:
         """The name of the target at an index into `prediction`, with the class that was predicted; "" for none."""
-        name = self.targets[place[1] if self.several else 0] if self.targets else ""
-        predicted = self.names.get("predicted")
-        for i in place if predicted else ():
+        name = self.targets[index[1] if self.several else 0] if self.targets else ""
+        predicted: Any = self.names.get("predicted")
+        for i in index if predicted else ():
             predicted = predicted[i]
         return name if predicted is None else f"{name}: {predicted}"
 
-    def _walk(self, *others):
-        return walk(self.values, *others)
+    def _leaves(self, *others: Any) -> Iterator[tuple]:
+        """Yields (path, values, shape of a row of them, *what each of the others has there) for every input."""
+        for path, value, *entries in walk(self.values, *others):
+            yield path, value, value.shape[self.prediction.ndim :], *entries
 
-    def _row(self, value):
-        return value.shape[self.prediction.ndim :]
-
-    def __getitem__(self, rows) -> Explanation:
+    def __getitem__(self, rows: Any) -> Explanation:
         """Returns the explanation of some rows: an int (the axis of rows stays), a slice, int array or boolean mask."""
         index = np.atleast_1d(np.arange(len(self))[rows])
         if index.ndim > 1:
@@ -191,7 +186,7 @@ class Explanation:
                 chosen[field.name] = {**content, **kept}
         return dataclasses.replace(self, **chosen)
 
-    def sum(self, axis: int | tuple[int, ...] | None = None, *, groups=None) -> Explanation:
+    def sum(self, axis: int | tuple[int, ...] | None = None, *, groups: Any = None) -> Explanation:
         """Adds values up, over feature axes or within groups of features. The total of each row stays what it was.
 
         Args:
@@ -201,7 +196,7 @@ class Explanation:
             groups: a mapping from a group's name to its members, which are names or positions along the first feature
                 axis, or a boolean mask; or integer labels, as a segmentation gives them. Masks and labels have the
                 shape of a row or of its first axes (pixels without channels), with 1 where they hold along an axis. An
-                axis of rows, or axes of rows and targets, may stand before it, for groups of each row's own. Features
+                axis of rows, or axes of rows and targets, may stand before it, for groups that differ by row. Features
                 in no group form the group "(rest)". For several inputs, a structure like theirs in which absent
                 entries and None leave an input as it is.
 
@@ -215,227 +210,42 @@ class Explanation:
         """
         if axis is not None and groups is not None:
             raise ValueError("Expected an axis or groups; received both. Call sum twice.")
-        values, names, places, changed = [], [], [], False
-        for _, value, features, place, group in self._walk(self.names.get("features"), self.names.get("axes"), groups):
-            row = self._row(value)
-            place = list(range(len(row))) if place is None else place
+        values, all_features, all_axes, changed = [], [], [], False
+        mirrors = self.names.get("features"), self.names.get("axes"), groups
+        for _, value, row, features, axes, group in self._leaves(*mirrors):
+            axes = list(range(len(row))) if axes is None else axes
             if groups is not None and group is not None:
                 labels, features = group_labels(group, self.prediction.shape, row, features)
-                value, changed, place = _grouped(value, labels, len(row), len(features)), True, [None]
-            elif groups is None and (axes := feature_axes(axis, len(row))) is not None:
-                within = tuple(a + self.prediction.ndim for a in axes)
+                value, changed, axes = group_sums(value, labels, len(row), len(features)), True, [None]
+            elif groups is None and (summed := feature_axes(axis, len(row))) is not None:
+                within = tuple(a + self.prediction.ndim for a in summed)
                 value, changed = value.sum(within, dtype=np.float64).astype(value.dtype), True
-                features = None if 0 in axes else features
-                place = [p for a, p in enumerate(place) if a not in axes]
+                features = None if 0 in summed else features
+                axes = [of_input for a, of_input in enumerate(axes) if a not in summed]
             values.append(value)
-            names.append(features)
-            places.append(place)
+            all_features.append(features)
+            all_axes.append(axes)
         if not changed:
-            rows = [self._row(value) for _, value in self._walk()]
+            rows = [row for _, _, row in self._leaves()]
             raise ValueError(
                 f"Expected {'groups' if groups is not None else 'a feature axis'} of at least one input; received "
                 f"{groups if groups is not None else axis} for feature axes {rows}. Count without rows and targets."
             )
-        names = {**self.names, "features": rebuild(self.values, names), "axes": rebuild(self.values, places)}
+        mirrored = {"features": rebuild(self.values, all_features), "axes": rebuild(self.values, all_axes)}
+        names = {**self.names, **mirrored}
         return dataclasses.replace(self, values=rebuild(self.values, values), names=names, standard_error=None)
 
-    def save(self, path) -> Path:
-        """Writes one `.npz` file (see docs/format.md), entirely or not at all.
-
-        Args:
-            path: where to; ".npz" is added if missing. The folder must exist.
-
-        Returns:
-            The path of the file.
-        """
-        path, arrays = _npz(path), {}
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        header = {"format": FORMAT, "version": VERSION, "names": fields.pop("names")}
-        header["provenance"] = fields.pop("provenance")
-        header["fields"] = {name: _encode(content, name, arrays) for name, content in fields.items()}
-        arrays["header"] = np.frombuffer(json.dumps(header).encode(), np.uint8)
-        with storage.replacing(path) as file:
-            np.savez(file, **arrays)
-        return path
-
-    def to_dataframe(self):
-        """Returns a pandas DataFrame: a line per row, or per (row, target), and a column per feature.
-
-        The columns prediction, base_value and residual close the line, and where a target is "predicted", the class
-        that it stands for. Lines are indexed by the names of the rows, if they have some. With several inputs, columns
-        are (input, feature). Features of higher rank are called by their place, such as "[3, 4, 0]". `attrs` says
-        whether the values are complete.
-        """
-        import pandas as pd
-
-        rows = [tuple(r) if isinstance(r, list) else r for r in self.rows]
-        index = pd.RangeIndex(len(self), name="row") if self.names.get("rows") is None else pd.Index(rows)
-        levels = index.nlevels
-        index.names = ["row"] if levels == 1 else [f"row_{k}" for k in range(levels)]
-        if self.several:
-            k = len(self.targets)
-            each = [index.get_level_values(level).repeat(k) for level in range(levels)]
-            names = [*index.names, "target"]
-            index = pd.MultiIndex.from_arrays([*each, pd.Index(self.targets * len(self), dtype=object)], names=names)
-        columns, blocks = [], []
-        for path, value, features in self._walk(self.names.get("features")):
-            columns += [(path, label) for label in feature_labels(features, self._row(value))]
-            blocks.append(value.reshape(len(index), math.prod(self._row(value))))
-        for name in ("prediction", "base_value", "residual"):
-            columns.append((name, ""))
-            blocks.append(getattr(self, name).reshape(-1, 1))
-        if isinstance(self.values, Mapping | list | tuple):
-            columns = pd.MultiIndex.from_tuples(columns, names=["input", "feature"])
-        else:
-            columns = [label or name for name, label in columns]
-        frames = [pd.DataFrame(block, index=index) for block in blocks]
-        frame = pd.concat(frames, axis=1).set_axis(columns, axis=1)
-        predicted = self.names.get("predicted")
-        if predicted is not None:
-            column = ("predicted", "") if frame.columns.nlevels > 1 else "predicted"
-            flat = list(itertools.chain(*predicted)) if self.several else predicted
-            frame[column] = pd.array(flat, dtype="Int64" if None in flat else "int64")
-        frame.attrs["complete"] = self.complete
-        return frame
-
-    def to_shap(self, vocabulary=None):
-        """Returns one `shap.Explanation` per input, in the structure of the inputs.
-
-        Base values have shape (n,) or (n, targets) and several targets stand on the last axis. Images become
-        channel-last. Integer ids explained at their embedding get one value each, the sum over the embedding. With
-        several inputs each object holds the values of its own input only, so base plus values is not the prediction.
-        Values that are not complete come without base values, so that no picture adds them up. `data` are None where
-        values stand for no single place of the input: groups, sums over axes, units of a layer.
-
-        Args:
-            vocabulary: list or mapping from id to text; integer inputs are then given as text, each token followed by
-                a space.
-        """
-        import shap
-
-        made = []
-        for _, value, data, features, axes in self._walk(
-            self.inputs, self.names.get("features"), self.names.get("axes")
-        ):
-            row = self._row(value)
-            if axes is None and embedded(row, data):
-                value, row = value.sum(-1), row[:-1]
-            data = data_at(row, data, axes)
-            image = data is not None and len(row) == 2 and data.ndim == 4
-            data = data if image or (data is not None and data.shape[1:] == row) else None
-            if len(row) == 3 and channel_axis(row) == 0:
-                value = np.moveaxis(value, -3, -1)
-                data = None if data is None else np.moveaxis(data, 1, -1)
-            if vocabulary is not None and data is not None and data.dtype.kind in "iu":
-                texts = [token_text(i, vocabulary) + " " for i in data.ravel()]
-                data = np.array(texts, dtype=object).reshape(data.shape)
-            made.append(
-                shap.Explanation(
-                    values=np.moveaxis(value, 1, -1).copy() if self.several else value.copy(),
-                    base_values=self.base_value.copy() if self.complete else None,
-                    data=None if data is None else data.copy(),
-                    instance_names=[str(r) for r in self.names["rows"]] if self.names.get("rows") else None,
-                    feature_names=feature_labels(features, row) if len(row) == 1 else None,
-                    output_names=self.targets if self.several else None,
-                )
-            )
-        return rebuild(self.values, made)
-
-    def to_xarray(self):
-        """Returns an xarray Dataset over the dimensions row, target and feature_0, feature_1, ...
-
-        With several inputs their names come first, as in "age.values" and "age.feature_0". The baseline, whose first
-        axis may be shared by all rows, is left out. The names of the rows are their coordinate; "predicted" is the
-        class of a target="predicted", -1 for other targets. The provenance is an attribute in JSON.
-        """
-        import xarray as xr
-
-        lead = ("row", "target")[: self.prediction.ndim]
-        variables, coordinates = {}, {"target": self.targets} if self.several else {}
-        if (rows := self.names.get("rows")) is not None:
-            plain = len({type(r) for r in rows}) == 1 and not isinstance(rows[0], list)
-            coordinates["row"] = rows if plain else [str(r) for r in rows]
-        if (predicted := self.names.get("predicted")) is not None:
-            variables["predicted"] = lead, np.array([[-1 if k is None else k for k in np.ravel(r)] for r in predicted])
-            if not self.several:
-                variables["predicted"] = lead, variables["predicted"][1][:, 0]
-        for name in ("prediction", "base_value", "residual", "evaluations", "error", "converged"):
-            if (array := getattr(self, name)) is not None:
-                variables[name] = (lead[: array.ndim], array)
-        mirrors = self.inputs, self.standard_error, self.names.get("features"), self.names.get("axes")
-        for path, value, data, deviation, features, own_axes in self._walk(*mirrors):
-            own, row = path.replace("/", ".") + "." * bool(path), self._row(value)
-            axes = [f"{own}feature_{k}" for k in range(len(row))]
-            own_axes = list(range(len(row))) if own_axes is None else own_axes
-            places = [
-                axes[own_axes.index(k)] if k in own_axes and row[own_axes.index(k)] == size else f"{own}input_{k}"
-                for k, size in enumerate(data.shape[1:])
-            ]
-            variables[f"{own}values"] = ([*lead, *axes], value)
-            if deviation is not None:
-                variables[f"{own}standard_error"] = ([*lead, *axes], deviation)
-            variables[f"{own}inputs"] = (["row", *places], data)
-            if features is not None:
-                coordinates[axes[0]] = list(features)
-        return xr.Dataset(variables, coordinates, attrs={"provenance": json.dumps(self.provenance)})
-
-    def plot(self, path=None, **options):
-        """Draws the explanation; see `aumann.plots.figure.plot`, which this calls."""
-        from aumann.plots import figure as plots
-
-        return plots.plot(self, path, **options)
-
-    def _summary(self):
-        leaves = [f"{path} {value.shape}".strip() for path, value in self._walk()]
-        said = {"values": ", ".join(leaves), "targets": ", ".join(self.targets)}
-        said |= {key: str(self.provenance.get(key) or "") for key in ("rule", "output", "layer", "backend")}
-        said["note"] = "" if self.complete else INCOMPLETE
-        return {key: textwrap.shorten(text, 90, placeholder=" …") for key, text in said.items() if text}
-
-    def _table(self, limit=5):
-        told, named = self.error is not None, self.several or self.names.get("predicted") is not None
-        numbers = ["prediction", "base value", "sum", *["residual"] * self.complete, *["error"] * told, "evaluations"]
-        yield ["row", *["target"] * named, *numbers]
-        rows = self.rows
-        for index in itertools.islice(np.ndindex(self.prediction.shape), limit):
-            total = sum(value[index].sum(dtype=np.float64) for _, value in self._walk())
-            numbers = [self.prediction[index], self.base_value[index], total]
-            numbers += [self.residual[index]] if self.complete else []
-            numbers += [np.broadcast_to(self.error.T, self.prediction.T.shape).T[index]] if told else []
-            name = [self.target_at(index)] if named else []
-            yield [
-                textwrap.shorten(str(rows[index[0]]), 24, placeholder=" …"),
-                *name,
-                *(f"{x:.4g}" for x in numbers),
-                str(self.evaluations[index[0]]),
-            ]
-
-    def __repr__(self):
-        table = list(self._table())
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        lines = [f"Explanation of {len(self)} row{'s' * (len(self) != 1)}"]
-        lines += [f"  {key + ':':9} {text}" for key, text in self._summary().items()]
-        lines += ["  " + "  ".join(cell.rjust(w) for cell, w in zip(line, widths, strict=True)) for line in table]
-        hidden = self.prediction.size - len(table) + 1
-        return "\n".join(lines + [f"  … and {hidden} more"] * (hidden > 0))
-
-    def _repr_html_(self):
-        table = list(self._table())
-        if not isinstance(self.values, Mapping | list | tuple) and len(self._row(self.values)) == 1:
-            labels = feature_labels(self.names.get("features"), self._row(self.values))
-            table[0].append("largest values")
-            for line, index in zip(table[1:], np.ndindex(self.prediction.shape), strict=False):
-                value = self.values[index]
-                line.append(", ".join(f"{labels[i]} {value[i]:+.3g}" for i in np.argsort(-abs(value))[:3]))
-        title = " · ".join([f"Explanation of {len(self)} rows", *(f"{k} {v}" for k, v in self._summary().items())])
-        lines = [
-            "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in line) + "</tr>"
-            for tag, line in zip(itertools.chain(["th"], itertools.repeat("td")), table, strict=False)
-        ]
-        return f"<table><caption>{html.escape(title)}</caption>{''.join(lines)}</table>"
+    # Each of these functions takes the explanation as its first argument, and so is a method of it.
+    save = npz.save
+    plot = plots.plot
+    to_dataframe = bridges.to_dataframe
+    to_shap = bridges.to_shap
+    to_xarray = bridges.to_xarray
+    __repr__ = table.as_repr
+    _repr_html_ = table.as_html
 
 
-def load(path) -> Explanation:
+def load(path: str | os.PathLike) -> Explanation:
     """Reads what `Explanation.save` wrote. Nothing is ever unpickled.
 
     Args:
@@ -443,164 +253,29 @@ def load(path) -> Explanation:
 
     Raises:
         ValueError: if the file holds something else, or a version this library does not know.
+        OSError: if there is no such file, or it cannot be read.
     """
-    path = _npz(path)
-    with open(path, "rb") as file:
-        try:
-            arrays = storage.read_npz(file)
-            header = json.loads(arrays.pop("header").tobytes())
-            if header["format"] != FORMAT:
-                raise ValueError(f"its format is {header['format']!r}")
-            version = header["version"]
-            if version in range(1, VERSION + 1):
-                fields = {name: _decode(node, arrays) for name, node in header["fields"].items()}
-                _check_read(fields, header["names"])
-                return Explanation(**fields, names=header["names"], provenance=header["provenance"])
-        except Exception as problem:  # whatever a file that somebody else wrote can bring about
-            raise ValueError(
-                f"Expected a file written by Explanation.save; {path} is none ({storage.brief(problem)}). Use the tool "
-                "that made it, or ask for another copy."
-            ) from problem
-    raise ValueError(
-        f"Expected version {VERSION} of the format or an older one; {path} has version {reprlib.repr(version)}. "
-        "Load it with the version of aumann that wrote it, or install a newer one."
-    )
+    return npz.load(path, Explanation)
 
 
-def _check_read(fields, names):
-    """Raises ValueError where what is counted with is no number, where it has no place, or where a name is no text."""
-    for name, content in fields.items():
-        for _, leaf in walk(content):
-            if name not in ("inputs", "baseline") and leaf is not None and leaf.dtype.kind not in "biuf":
-                raise ValueError(f"its {name} have dtype {leaf.dtype}")
-            if name == "input_error" and leaf is not None and leaf.shape != fields["prediction"].shape:
-                raise ValueError(f"its input_error has shape {leaf.shape}")
-    targets = names.get("targets")
-    if targets is not None and not (isinstance(targets, list) and all(isinstance(name, str) for name in targets)):
-        raise ValueError(f"its names of targets are {reprlib.repr(targets)}")
-    if not _texts(names.get("features")):
-        raise ValueError(f"its names of features are {reprlib.repr(names['features'])}")
-
-
-def _texts(names):
-    """Whether a structure holds lists of text, or nothing, for each input."""
-    if isinstance(names, list) and any(isinstance(name, str) for name in names):
-        return all(isinstance(name, str) for name in names)
-    children = names.values() if isinstance(names, dict) else names if isinstance(names, list) else [None]
-    return all(_texts(child) for child in children) if names else names in (None, [], {})
-
-
-def walk(structure, *others, path: str = "") -> Iterator[tuple]:
-    """Yields (path, leaf, *what stands there in each of the others) for every leaf; the path reads "a/0", or "".
-
-    Others are looked up along `structure`, so what they hold at its leaves may itself be a list or a mapping. Where an
-    other is None, or a mapping lacks a key, None is passed.
-
-    Raises:
-        ValueError: if another has keys or a length that `structure` has not.
-    """
-    if not isinstance(structure, Mapping | list | tuple):
-        yield path, structure, *others
-        return
-    keyed = isinstance(structure, Mapping)
-    for other in others:
-        if keyed:
-            fits = other is None or (isinstance(other, Mapping) and other.keys() <= structure.keys())
-        else:
-            fits = other is None or (isinstance(other, list | tuple) and len(other) == len(structure))
-        if not fits:
-            wanted = f"keys among {list(structure)}" if keyed else f"a list of {len(structure)}"
-            raise ValueError(
-                f"Expected {wanted}, like the inputs; received {reprlib.repr(other)}. Give one entry for each input."
-            )
-    for key in structure if keyed else range(len(structure)):
-        below = (other.get(key) if isinstance(other, Mapping) else other and other[key] for other in others)
-        yield from walk(structure[key], *below, path=f"{path}/{key}" if path else str(key))
-
-
-def rebuild(structure, leaves):
-    """Returns `structure` with its leaves replaced, in the order of `walk`."""
-    leaves = iter(leaves)
-    if isinstance(structure, Mapping):
-        return {key: rebuild(child, leaves) for key, child in structure.items()}
-    if isinstance(structure, list | tuple):
-        children = [rebuild(child, leaves) for child in structure]
-        return tuple(children) if isinstance(structure, tuple) else children
-    return next(leaves)
-
-
-def input_path(explanation, name, fits, what) -> str:
-    """Returns the path of the input called `name`, or of the only one whose feature shape fits if that is None.
-
-    Raises:
-        ValueError: if no input has that name and fits, or if several could be meant; `what` says in words which fit.
-    """
-    rows = {path: value.shape[explanation.prediction.ndim :] for path, value in walk(explanation.values)}
-    paths = [path for path, row in rows.items() if fits(row) and name in (None, path)]
-    if len(paths) != 1:
-        raise ValueError(
-            f"Expected one input that is {what}; received inputs with feature axes {rows} and input={name!r}. "
-            "Name one of them in input=."
-        )
-    return paths[0]
-
-
-def feature_labels(features, row) -> list[str]:
-    """Returns a str for every feature of a flattened row: its name, or its place, such as "[3, 4, 0]"."""
-    if len(row) == 0:
-        return ["value"]
-    if len(row) == 1 and features is not None:
-        return list(features)
-    first = features or range(row[0])
-    return [f"[{', '.join(map(str, (first[place[0]], *place[1:])))}]" for place in np.ndindex(*row)]
-
-
-def embedded(row, data) -> bool:
-    """Whether values of feature shape `row` explain the integer ids `data` at their embedding."""
-    return data.dtype.kind in "iu" and len(row) == data.ndim and row[:-1] == data.shape[1:]
-
-
-def data_at(row, data, axes):
-    """The data at the places of values of feature shape `row`: (n, *row, …), what they were summed over standing last.
+def with_values(explanation: Explanation, values: Any, **fields: Any) -> Explanation:
+    """Returns the explanation with other values, the residual that these leave, and other fields where they are given.
 
     Args:
-        data: (n, …), the input.
-        axes: of the input's row, one for each feature axis; None for the same ones. Those of an embedding lie beyond.
-
-    Returns:
-        None where values do not stand at places of the input.
+        values: in the structure of the inputs; per leaf an array (n[, targets], ...).
     """
-    axes, rank = list(range(len(row)) if axes is None else axes), data.ndim - 1
-    if None in axes or any(a < rank and data.shape[1 + a] != size for a, size in zip(axes, row, strict=True)):
-        return None
-    axes = [a for a in axes if a < rank]
-    return data.transpose(0, *(1 + a for a in axes), *(1 + a for a in range(rank) if a not in axes))
+    lead = explanation.prediction.ndim
+    total = sum(value.sum(tuple(range(lead, value.ndim)), dtype=np.float64) for _, value in walk(values))
+    residual = total - (explanation.prediction - explanation.base_value)
+    return dataclasses.replace(explanation, values=values, residual=residual, **fields)
 
 
-def channel_axis(row) -> int:
-    """Returns the axis of the channels in an image of shape `row`: 0 if only that can be, else 2."""
-    return 0 if row[0] in (1, 3, 4) and row[-1] not in (1, 3, 4) else 2
-
-
-def token_text(token, vocabulary) -> str:
-    """Returns the text of an id by a list or mapping; the id itself where there is none."""
-    try:
-        return str(vocabulary[int(token)])
-    except (KeyError, IndexError):
-        return str(token)
-
-
-def _npz(path):
-    path = Path(path)
-    return path if path.suffix == ".npz" else path.with_name(path.name + ".npz")
-
-
-def _restore(fields):
+def _restore(fields: dict[str, Any]) -> Explanation:
     return Explanation(**fields)
 
 
 def _frozen(field, leaf):
-    """Returns the leaf as an array that nobody else can write to, of a type that `numpy.save` knows."""
+    """Returns the leaf as a read-only array of a type that `numpy.save` knows, copied if others can write to it."""
     if leaf is None:
         return None
     array = np.asarray(leaf)
@@ -610,13 +285,13 @@ def _frozen(field, leaf):
         array = array.astype(str)
     elif array.dtype.kind in "OV":
         raise TypeError(f"Expected numbers or text in {field}; received {array.dtype}. Convert it to numbers first.")
-    array = array.view() if _lasting(array) else array.copy()
+    array = array.view() if _may_be_kept(array) else array.copy()
     array.flags.writeable = False
     return array
 
 
-def _lasting(array):
-    """Whether an array may be kept: its pages are a file's, or nobody can write to it and it keeps no more alive."""
+def _may_be_kept(array):
+    """Whether an array needs no copy: it maps a file, or it is read-only and keeps no larger array in memory."""
     whole, writeable = array, array.flags.writeable
     while isinstance(whole.base, np.ndarray):
         whole = whole.base
@@ -633,112 +308,3 @@ def _jsonable(field, content):
             f"Expected {field} that JSON can hold; received {reprlib.repr(content)} ({problem}). "
             "Use finite numbers, text, lists and dicts."
         ) from problem
-
-
-def feature_axes(axis, rank):
-    """Returns the feature axes as a set of non-negative ints; None if a leaf of this rank lacks one of them."""
-    if axis is None:
-        return set(range(rank))
-    axes = [operator.index(a) for a in (axis if isinstance(axis, tuple | list) else (axis,))]
-    return {a % rank for a in axes} if all(-rank <= a < rank for a in axes) else None
-
-
-def group_labels(groups, lead, row, features):
-    """Returns the group of every feature as numbers, of shape (*lead, *row) or 1 in lead, and the groups' names."""
-    if not isinstance(groups, Mapping):
-        labels = _along(groups, features)
-        fitted = _fitted(labels, lead, row) if labels.dtype.kind in "iu" else None
-        if fitted is None:
-            raise ValueError(
-                f"Expected a mapping, or integer labels of shape {row}; received {labels.dtype} of shape "
-                f"{labels.shape}. Give every feature of a row its label."
-            )
-        unique, labels = np.unique(fitted, return_inverse=True)
-        return labels.reshape(fitted.shape), [str(label) for label in unique]
-    names = [str(name) for name in groups]
-    masks = [_members(name, members, lead, row, features) for name, members in groups.items()]
-    labels = np.full(np.broadcast_shapes((1,) * len(lead) + row, *(mask.shape for mask in masks)), -1)
-    for number, (name, mask) in enumerate(zip(names, masks, strict=True)):
-        before = labels[np.broadcast_to(mask, labels.shape)]
-        if (before >= 0).any():
-            other = names[before.max()]
-            raise ValueError(f"Expected groups without overlap; {name!r} meets {other!r}. Name each feature once.")
-        np.copyto(labels, number, where=mask)
-    if (labels < 0).any():
-        names += [REST] * (REST not in names)
-        labels[labels < 0] = names.index(REST)
-    return labels, names
-
-
-def _along(groups, features):
-    """Labels or a mask as an array; a Series or a table is matched with the features by name."""
-    own, array = tables.heads(groups), np.asarray(groups)
-    if None in (own, features) or array.shape[-1] != len(own):
-        return array
-    return array[..., tables.order(own, features, "groups", "the features")]
-
-
-def _fitted(array, lead, row):
-    """Returns labels or a mask as (*lead, *row), with 1 for axes of lead that it has not; None if it does not fit."""
-    for depth in range(len(lead) + 1):
-        own, places = array.shape[:depth], array.shape[depth:]
-        short = len(row) - len(places)
-        fits = own == lead[:depth] and (places or not row) and short >= 0
-        if fits and all(place in (1, size) for place, size in zip(places, row, strict=False)):
-            own += (1,) * (len(lead) - depth)
-            return np.broadcast_to(array.reshape(own + places + (1,) * short), own + row)
-    return None
-
-
-def _grouped(value, labels, rank, count):
-    """Returns the sums of a leaf's values, with `rank` feature axes, within `count` groups: (n[, targets], count)."""
-    lead = value.shape[: value.ndim - rank]
-    labels = np.broadcast_to(labels, value.shape)
-    sums = np.empty((*lead, count), value.dtype)
-    for at in np.ndindex(lead):
-        sums[at] = np.bincount(labels[at].ravel(), value[at].ravel(), count)
-    return sums
-
-
-def _members(group, members, lead, row, features):
-    """Returns the mask, of shape (*lead, *row) or 1 in lead, of one group's members."""
-    mask = np.asarray(members)
-    if mask.dtype == bool:
-        mask = _along(members, features)
-        fitted = _fitted(mask, lead, row)
-        if fitted is None:
-            raise ValueError(f"Expected a mask of shape {row} for {group!r}; received {mask.shape}. Cover a whole row.")
-        return fitted
-    places = {place: [place] for place in range(row[0] if row else 0)}
-    for place, name in enumerate(features or ()):
-        places.setdefault(name, []).append(place)
-    mask = np.zeros(row, bool)
-    for member in np.asarray(members, object).ravel().tolist():
-        if member not in places:
-            known = reprlib.repr(list(places))
-            raise ValueError(f"Expected members of {group!r} among {known}; received {member!r}. Check the spelling.")
-        mask[places[member]] = True
-    return mask.reshape((1,) * len(lead) + row)
-
-
-def _encode(structure, name, arrays):
-    """Files the leaves in `arrays` and returns the structure for JSON, with members' names for leaves."""
-    if structure is None:
-        return None
-    if isinstance(structure, Mapping):
-        return {"dict": [[key, _encode(structure[key], f"{name}.{i}", arrays)] for i, key in enumerate(structure)]}
-    if isinstance(structure, list | tuple):
-        kind = "tuple" if isinstance(structure, tuple) else "list"
-        return {kind: [_encode(child, f"{name}.{i}", arrays) for i, child in enumerate(structure)]}
-    arrays[name] = structure
-    return name
-
-
-def _decode(node, arrays):
-    """The structure that `_encode` returned, with the arrays themselves; each member stands in one place."""
-    if node is None or isinstance(node, str):
-        return arrays.pop(node) if node else None
-    ((kind, children),) = node.items()
-    if kind == "dict":
-        return {key: _decode(child, arrays) for key, child in children}
-    return {"list": list, "tuple": tuple}[kind](_decode(child, arrays) for child in children)

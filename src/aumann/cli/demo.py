@@ -18,7 +18,7 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.model_selection import train_test_split
 
 import aumann
-from aumann.storage import archive as storage
+from aumann.storage.atomic import all_or_nothing
 
 
 class Study(NamedTuple):
@@ -62,7 +62,7 @@ def run(out: str | Path, say: Callable[[str], object], table: Callable) -> tuple
         seconds=time.perf_counter() - began,
     )
     out.mkdir(parents=True, exist_ok=True)
-    with storage.together(out) as folder:
+    with all_or_nothing(out) as folder:
         for name, done in studies.items():
             done.explanation.save(folder / f"{name}.npz")
             done.explanation.plot(folder / f"{name}.png", rows=slice(None))

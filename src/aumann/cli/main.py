@@ -18,16 +18,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from aumann.cli import files
 from aumann.cli.models import opened_model
 from aumann.cli.parse import BACKENDS, method_settings, names, parse_rows, parse_target, parser, read_baseline
 from aumann.execution import progress
+from aumann.report.table import as_text
 from aumann.storage import archive as storage
+from aumann.storage.atomic import all_or_nothing
 
 USER_ERRORS = (ValueError, TypeError, OSError, ImportError, NotImplementedError, MemoryError)
-SHOWN = 20  # lines of the table
 NAMES = "baseline tolerance max_evaluations rule output layer batch_size compile precision devices target".split()
 ARGUMENTS = re.compile(rf"(?<![\w.(-])({'|'.join(NAMES)})=([\w\"'…]?)")
 
@@ -96,12 +95,12 @@ def _explain(args: Namespace) -> None:
         method = aumann.IntegratedGradients(model, **settings)
         with progress_bar(args.quiet) as bar:
             explanation = method.explain(explained, target, baseline, bar)
-    with storage.together(npz.parent) as folder:
+    with all_or_nothing(npz.parent) as folder:
         explanation.save(folder / npz.name)
         if png:
             explanation.plot(folder / png.name)
     if not args.quiet:
-        print(table(explanation))
+        print(as_text(explanation))
         print(f"{len(explanation)} of {count} rows of {args.data}; wrote", npz, *[png] * bool(png))
 
 
@@ -122,31 +121,7 @@ def _demo(args: Namespace) -> None:
     from aumann.cli import demo
 
     say = (lambda text: None) if args.quiet else print
-    demo.run(args.out, say, table)
-
-
-def table(explanation, places=None):
-    """Lines of numbers for a terminal.
-
-    Args:
-        explanation: an `aumann.Explanation`.
-        places: indices of the lines in `prediction`, each (row,) or (row, target); all of them when None.
-    """
-    from keras import tree
-
-    from aumann.explanation import INCOMPLETE
-
-    places = list(np.ndindex(explanation.prediction.shape)) if places is None else places
-    lines = [["row", "target", "prediction", "base value", "sum", "residual"]]
-    for place in places[:SHOWN]:
-        total = sum(value[place].sum(dtype=np.float64) for value in tree.flatten(explanation.values))
-        numbers = (explanation.prediction[place], explanation.base_value[place], total)
-        target = explanation.targets[place[1] if explanation.several else 0]
-        lines.append([str(place[0]), target, *(f"{x:.4g}" for x in numbers), f"{explanation.residual[place]:.1e}"])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    text += [f"… and {len(places) - SHOWN} more"] * (len(places) > SHOWN)
-    return "\n".join(text + [INCOMPLETE] * (not explanation.complete))
+    demo.run(args.out, say, as_text)
 
 
 @contextlib.contextmanager

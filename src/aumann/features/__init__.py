@@ -1,1 +1,1 @@
-"""What the features of the inputs are: nested arrays, their axes, groups, the names of columns and rows."""
+"""Features of the inputs: nested structures of arrays, their axes, groups, and the names of columns and rows."""

@@ -1,6 +1,9 @@
-"""Conversion: whatever holds numbers, as one host array; what holds none is refused in words that say what to do."""
+"""Conversion: anything that holds numbers, as one host array; the rest is refused, and the message says what to do."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,10 +16,12 @@ WIDEST = {"b": bool, "i": np.int64, "u": np.uint64, "f": np.float64}
 ENCODE = "Encode text and categories as numbers first, and give every column one numeric type."
 
 
-def to_array(x, what, text=False):
-    """One array-like as a host array, and the names of its columns where it is a table; `what` it is called.
+def to_array(x: Any, what: str, text: bool = False) -> tuple[np.ndarray, list[str] | None]:
+    """One array-like as a host array, and the names of its columns where it is a table.
 
-    With `text`, it may hold that.
+    Args:
+        what: its name in a message.
+        text: whether it may hold text.
 
     Raises:
         ValueError, TypeError: it is ragged, not numeric, or holds no numbers in memory.
@@ -54,14 +59,20 @@ def to_array(x, what, text=False):
     return array, names
 
 
-def by_name(x, what, columns=None, labels=None, is_set=False):
-    """An array-like that stands beside the inputs, along their columns where both have names.
+def by_name(
+    x: Any,
+    what: str,
+    columns: Sequence[str] | None = None,
+    labels: Sequence | None = None,
+    is_set: bool = False,
+) -> np.ndarray:
+    """An array-like that belongs to the inputs, such as a baseline, in the order of their columns.
 
     Args:
-        what: it is called in a message.
+        what: its name in a message.
         columns: of the inputs, or None where they have no names: then it is taken by position.
         labels: of the inputs' rows, or None.
-        is_set: whether its rows are those of a set, and none of the inputs'.
+        is_set: whether its rows are those of a set of baselines, and do not correspond to the inputs' rows.
 
     Returns:
         (…, columns) where it is a table or a row; anything else as a plain array.
@@ -69,29 +80,29 @@ def by_name(x, what, columns=None, labels=None, is_set=False):
     Raises:
         ValueError, TypeError: its names are not those of the inputs; see also `to_array`.
     """
-    array, own = to_array(x, what)
+    array, names = to_array(x, what)
     if columns is None:
         return np.asarray(array)
     if tables.is_row(x):
-        entries = tables.labels(x)
+        entries = tables.labels(x) or []
         single = len(columns) == 1 and str(getattr(x, "name", None)) in (columns[0], "None")
         if single and (is_set or len(array) > 1) and [*map(str, entries)] != list(columns):
             if not is_set:
                 tables.same_rows(entries, labels, what)
             return array[:, None]  # a value of the only column for each row
         return array[tables.order([*map(str, entries)], columns, what)]
-    if own is None:
+    if names is None:
         return array
     if not is_set:
         tables.same_rows(tables.labels(x), labels, what)
-    return np.asarray(array)[..., tables.order(own, columns, what)]
+    return np.asarray(array)[..., tables.order(names, columns, what)]
 
 
 # ---- tables --------------------------------------------------------------------------------------------------------
 
 
 def _as_text(array):
-    """Strings that are kept as objects, as strings."""
+    """An array of strings that are kept as objects, as one of strings; others as they are."""
     if array.dtype.kind != "O" or not all(isinstance(v, (str, bytes)) for v in array.flat):
         return array
     return np.array(array.tolist()).reshape(array.shape)
@@ -107,10 +118,10 @@ def _table(x, names, what, text=False):
         parts, kinds = list(map(_as_text, parts)), TEXT
     wrong = {n: p for n, p in zip(names, parts, strict=True) if p.dtype.kind not in kinds or p.ndim != 1}
     if wrong:
-        said = ", ".join(f"{name!r} ({_kind(x, name, part)})" for name, part in list(wrong.items())[:8])
+        listed = ", ".join(f"{name!r} ({_kind(x, name, part)})" for name, part in list(wrong.items())[:8])
         more = f" and {len(wrong) - 8} more" if len(wrong) > 8 else ""
         raise TypeError(
-            f"Expected numbers in every column of {what}, received {said}{more}. "
+            f"Expected numbers in every column of {what}, received {listed}{more}. "
             f"{_encoding(next(iter(wrong.values())))}"
         )
     if not parts:
@@ -119,7 +130,7 @@ def _table(x, names, what, text=False):
 
 
 def _column(s):
-    """One column, or a row, as an array; what is missing is NaN. Numbers that are kept as objects are numbers."""
+    """One column, or a row, as an array; missing entries are NaN. Numbers that are kept as objects are numbers."""
     kind = getattr(getattr(s, "dtype", None), "kind", None)
     if hasattr(s, "iloc") and not isinstance(s.dtype, np.dtype) and kind is not None and kind in NUMBERS:
         return s.to_numpy(dtype=np.float64, na_value=np.nan) if s.isna().any() else s.to_numpy(dtype=WIDEST[kind])
@@ -135,14 +146,14 @@ def _is_number(v):
 
 def _kind(x, name, part):
     """The dtype of a column as its table calls it."""
-    with_dtype = getattr(x, "dtypes", None)
     if hasattr(x, "iloc"):
-        return str(list(with_dtype)[[str(c) for c in x.columns].index(name)])
-    return str(getattr(x, "schema", {}).get(name, part.dtype)) if isinstance(with_dtype, list) else str(part.dtype)
+        return str(list(x.dtypes)[[str(c) for c in x.columns].index(name)])
+    of_polars = isinstance(getattr(x, "dtypes", None), list)
+    return str(getattr(x, "schema", {}).get(name, part.dtype) if of_polars else part.dtype)
 
 
 def _encoding(array):
-    """What to do with what are no numbers."""
+    """How to make numbers of an array that has none."""
     kind = array.dtype.kind
     if kind in "Mm":
         return "Encode dates and times as numbers first, as in (x - first) / numpy.timedelta64(1, 'D')."
@@ -153,7 +164,7 @@ def _encoding(array):
     return ENCODE
 
 
-# ---- what holds no numbers -----------------------------------------------------------------------------------------
+# ---- refused types -------------------------------------------------------------------------------------------------
 
 
 def _refuse(x, what):
@@ -161,11 +172,10 @@ def _refuse(x, what):
         if recognised(x):
             raise TypeError(f"Expected {what} to be an array of numbers in memory, received {kind}. {advice}")
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        rows = np.flatnonzero(np.ma.getmaskarray(x).reshape(len(x), -1).any(1)) if x.ndim else []
+        rows = np.flatnonzero(np.ma.getmaskarray(x).reshape(len(x), -1).any(1)).tolist() if x.ndim else []
         raise ValueError(
             f"Expected {what} without masked entries, received {int(np.ma.count_masked(x))} of them in rows "
-            f"{rows[:10].tolist() if len(rows) else rows}. Say what stands there: x.filled(value), or leave these "
-            "rows out."
+            f"{rows[:10]}. Fill them, x.filled(value), or leave these rows out."
         )
 
 

@@ -24,7 +24,10 @@ from aumann.core.quadrature import LogRule, gauss_legendre, log_gauss
 from aumann.core.secant import ROUNDING
 from aumann.execution.batching import BatchTuner, MemoryBudget
 from aumann.explain.explain import CompletenessWarning
-from aumann.explanation import Explanation, feature_labels, group_labels, walk
+from aumann.explanation import Explanation
+from aumann.features.axes import feature_labels
+from aumann.features.groups import group_labels
+from aumann.features.nested import walk
 from aumann.methods.integrated import TOLERANCE, Method, tolerance_or
 from aumann.user_warnings import warn
 

@@ -11,8 +11,8 @@ from aumann.core.baselines import FIXED
 from aumann.core.moments import RunningMoments
 from aumann.execution.progress import reporter
 from aumann.explain.explain import CompletenessWarning, ToleranceWarning, fingerprint
-from aumann.explanation import rebuild, walk
 from aumann.features import tables
+from aumann.features.nested import rebuild, walk
 from aumann.methods.integrated import Method, whole
 from aumann.model.inputs import brief
 from aumann.user_warnings import warn

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 
-from aumann.explanation import channel_axis
+from aumann.features.axes import channel_axis
 from aumann.metrics.perturbation import generator
 from aumann.metrics.probe import Probe
 from aumann.metrics.removal import Curve

@@ -6,8 +6,10 @@ import numpy as np
 from keras import tree
 
 from aumann.core import baselines, targets
-from aumann.explanation import feature_axes, group_labels, walk
 from aumann.features import tables
+from aumann.features.axes import feature_axes
+from aumann.features.groups import group_labels
+from aumann.features.nested import walk
 from aumann.metrics.values_alone import checked, leaves
 from aumann.model import inputs as arrays
 

@@ -9,7 +9,7 @@ import numpy as np
 from keras import tree
 
 from aumann import backends
-from aumann.explanation import feature_axes
+from aumann.features.axes import feature_axes
 from aumann.metrics.probe import Probe
 from aumann.metrics.values_alone import checked_by, optional
 

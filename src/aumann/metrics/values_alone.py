@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aumann.explanation import Explanation, embedded, walk
+from aumann.explanation import Explanation
+from aumann.features.axes import embedded
+from aumann.features.nested import walk
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and read without trust."""
+"""Files that are written entirely or not at all, and checked before they are read."""

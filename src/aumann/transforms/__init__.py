@@ -1,1 +1,1 @@
-"""What an explanation says of segments, frequencies and letters."""
+"""Attributions of segments, frequencies, wavelets, principal components and letters, from those of the inputs."""

@@ -1,20 +1,24 @@
-"""Regions: the segments of an image in the order of how much attribution they hold per pixel (XRAI).
+"""Regions: the segments of an image in the order of their attribution per pixel (XRAI).
 
-What is added up is whatever method's values an explanation holds, so that no gradient is spent here. Pixels that lie in
-the same segments are one *atom*; regions are unions of atoms, and all sums are taken over atoms.
+The values of any method are added up, at no further gradients. Pixels that lie in the same segments are one *atom*;
+regions are unions of atoms, and all sums are taken over atoms.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from aumann.explanation import Explanation, channel_axis, input_path, rebuild, walk
+from aumann.explanation import Explanation, with_values
+from aumann.features.axes import channel_axis
+from aumann.features.nested import input_path, leaf_at, with_entry
 
 SCALES = (50, 100, 150, 250, 500, 1200)
-CHANNELS = {"sum": np.sum, "max": np.max}
+CHANNELS: dict[str, Callable] = {"sum": np.sum, "max": np.max}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -23,7 +27,7 @@ class Regions:
 
     Attributes:
         explanation: the explanation with, for the image, values (n[, targets], H, W): each pixel has its region's mean
-            attribution, so that a region's pixels add up to what the region is worth.
+            attribution, so that a region's pixels add up to the region's attribution.
         ranks: int (n[, targets], H, W), the region of every pixel: 1 has the largest mean attribution; the pixels that
             no region took come last. As labels, `explanation.sum(groups=ranks)` gives the regions' totals.
     """
@@ -31,7 +35,7 @@ class Regions:
     explanation: Explanation
     ranks: np.ndarray
 
-    def top(self, area) -> np.ndarray:
+    def top(self, area: float) -> np.ndarray:
         """Returns a mask (n[, targets], H, W): the first regions that cover at least this fraction of the image.
 
         Args:
@@ -48,24 +52,32 @@ class Regions:
         return self.ranks <= last[..., None, None]
 
 
-def xrai(explanation, segments=None, *, input=None, channels="sum", fast=False, least=0.001) -> Regions:
+def xrai(
+    explanation: Explanation,
+    segments: Any = None,
+    *,
+    input: str | None = None,
+    channels: str = "sum",
+    fast: bool = False,
+    least: float = 0.001,
+) -> Regions:
     """Orders segments of images by the density of attribution that they add (XRAI).
 
-    Segments may overlap. The one whose pixels hold the largest mean attribution becomes the first region; of the
-    others, only pixels that no region has count from then on, and so forth until no segment adds enough of them. What
-    is left over is one last region. The paper explains from a black and a white image: give
+    Segments may overlap. The one whose pixels hold the largest mean attribution becomes the first region. From then on
+    only pixels count that are in no region yet, and so forth until no segment adds enough of them. The pixels that are
+    left are one last region. The paper explains from a black and a white image: give
     `baseline=aumann.baselines.weighted([black, white])` to the method.
 
     Args:
         explanation: an `aumann.Explanation` by any method, whose values at the image are (n[, targets], H, W, C),
             (n[, targets], C, H, W) or, already added up over channels, (n[, targets], H, W).
-        segments: None for `segments` of the images; integer labels (H, W), or (n, H, W) for each image its own; boolean
-            masks (k, H, W), or (n, k, H, W), or a list of n arrays (kᵢ, H, W).
+        segments: None for `segments` of the images; integer labels (H, W), or (n, H, W), one map for each image;
+            boolean masks (k, H, W), or (n, k, H, W), or a list of n arrays (kᵢ, H, W).
         input: the image's name where there are several inputs; the only one of image shape if None.
-        channels: "sum" gives a pixel the sum of its channels, so that the map adds up to what the image is worth;
-            "max" their largest, as the authors' package does, and the residual of the map tells what that leaves.
+        channels: "sum" gives a pixel the sum of its channels, so that the map adds up to the image's attribution;
+            "max" the largest of them, as the authors' package does; the residual then says how much that leaves out.
         fast: True puts the segments in order once, by all of their pixels, instead of anew for each region.
-        least: fraction of the image that a segment must add; 0.001 are the 50 pixels of 224 × 224 of the authors.
+        least: fraction of the image that a segment must add; 0.001 is the authors' 50 pixels of 224 × 224.
 
     Returns:
         `Regions`. Cost: no gradients; k·A operations for k segments that cut an image into A atoms.
@@ -81,52 +93,42 @@ def xrai(explanation, segments=None, *, input=None, channels="sum", fast=False, 
     if not 0 <= least < 1:
         raise ValueError(f"Expected least as a fraction of the image in [0, 1); received {least!r}. Try 0.001.")
     path = input_path(explanation, input, lambda row: len(row) in (2, 3), "an image")
-    lead, names = explanation.prediction.shape, explanation.names.get("features")
-    values, features, axes = [], [], []
-    mirrors = explanation.inputs, names, explanation.names.get("axes")
-    for where, value, data, named, own in walk(explanation.values, *mirrors):
-        if where == path:
-            row = value.shape[len(lead) :]
-            first = len(row) == 3 and channel_axis(row) == 0
-            pixels = value.astype(np.float64)
-            if len(row) == 3:
-                pixels = CHANNELS[channels](pixels, axis=len(lead) + (0 if first else 2))
-                own = [1, 2] if first else [0, 1]
-            masks = _masks(segments, data, pixels.shape[len(lead) :])
-            density, ranks = _ranked(pixels, masks, least, fast)
-            value, named = density.astype(value.dtype), None if first else named
-        values.append(value)
-        features.append(named)
-        axes.append(own)
-    told = {"segments": "felzenszwalb" if segments is None else "given", "channels": channels, "fast": bool(fast)}
-    ordered = dataclasses.replace(
-        explanation,
-        values=rebuild(explanation.values, values),
-        residual=sum(v.sum(tuple(range(len(lead), v.ndim)), dtype=np.float64) for v in values)
-        - (explanation.prediction - explanation.base_value),
-        names={
-            **explanation.names,
-            "features": rebuild(explanation.values, features),
-            "axes": rebuild(explanation.values, axes),
-        },
-        provenance={
-            **explanation.provenance,
-            "regions": {"method": "XRAI", **told, "least": float(least)},
-            **({} if channels == "sum" else {"complete": False}),
-        },
-    )
-    ranks.flags.writeable = False
-    return Regions(ordered, ranks)
+    names, lead = explanation.names, explanation.prediction.ndim
+    mirrors = explanation.inputs, names.get("features"), names.get("axes")
+    values, images, features, axes = leaf_at(path, explanation.values, *mirrors)
+    pixels, channel = _pixel_map(values, lead, channels)
+    if channel is not None:
+        axes, features = [a for a in range(3) if a != channel], None if channel == 0 else features
+    density, ranks = _ranked(pixels, _masks(segments, images, pixels.shape[lead:]), least, fast)
+    names = {
+        **names,
+        "features": with_entry(explanation.values, names.get("features"), path, features),
+        "axes": with_entry(explanation.values, names.get("axes"), path, axes),
+    }
+    regions = {"method": "XRAI", "segments": "felzenszwalb" if segments is None else "given", "channels": channels}
+    provenance = {**explanation.provenance, "regions": {**regions, "fast": bool(fast), "least": float(least)}}
+    if channels != "sum":
+        provenance["complete"] = False
+    new_values = with_entry(explanation.values, explanation.values, path, density.astype(values.dtype))
+    return Regions(with_values(explanation, new_values, names=names, provenance=provenance), ranks)
 
 
-def segments(images, *, scales=SCALES, sigma=0.8, min_size=150, size=224, dilation=5) -> list[np.ndarray]:
+def segments(
+    images: np.ndarray,
+    *,
+    scales: Sequence[float] = SCALES,
+    sigma: float = 0.8,
+    min_size: int = 150,
+    size: int | None = 224,
+    dilation: float = 5,
+) -> list[np.ndarray]:
     """Segments of images by Felzenszwalb's graph cuts at several scales, each widened over its edges.
 
     The choices are those of XRAI's authors. An image is stretched to [−1, 1] before it is cut.
 
     Args:
         images: (n, H, W, C), (n, C, H, W) or (n, H, W).
-        scales: one set of segments for each; the larger, the larger the segments.
+        scales: one set of segments for each; larger scales give larger segments.
         sigma: width in pixels of the Gaussian that smoothes an image first.
         min_size: pixels of the smallest segment.
         size: side in pixels to which an image is resized to be cut, so that `scales` mean the same for all images;
@@ -155,7 +157,7 @@ def segments(images, *, scales=SCALES, sigma=0.8, min_size=150, size=224, dilati
         raise ImportError(
             "Segments need scikit-image. Install aumann[regions], or give segments= of your own."
         ) from problem
-    found = []
+    masks_of_images = []
     for image in images:
         low, high = image.min(), image.max()
         stretched = 2 * (image - low) / ((high - low) or 1) - 1
@@ -167,8 +169,8 @@ def segments(images, *, scales=SCALES, sigma=0.8, min_size=150, size=224, dilati
             if size is not None:
                 labels = resize(labels, image.shape[:2], order=0, preserve_range=True, anti_aliasing=False).astype(int)
             masks += _widened(labels, dilation)
-        found.append(np.stack(masks))
-    return found
+        masks_of_images.append(np.stack(masks))
+    return masks_of_images
 
 
 def _widened(labels, radius):
@@ -187,56 +189,72 @@ def _widened(labels, radius):
     return masks
 
 
-def _masks(given, images, shape):
-    """For each of n images its masks, bool (k, H, W); the same array for all where they share them."""
+def _pixel_map(values, lead, channels):
+    """The attribution of each pixel in float64, (n[, targets], H, W), and the feature axis of the channels, or None."""
+    row, pixels = values.shape[lead:], values.astype(np.float64)
+    if len(row) == 2:
+        return pixels, None
+    channel = channel_axis(row)
+    return CHANNELS[channels](pixels, axis=lead + channel), channel
+
+
+def _masks(chosen, images, shape):
+    """The masks of each of n images, bool (k, H, W); one array for all images where they share them.
+
+    Args:
+        chosen: as `xrai` takes `segments`.
+        images: the input, with its axis of rows.
+        shape: (H, W) of the values.
+    """
     n = len(images)
-    if given is None:
+    if chosen is None:
         if images.shape[1:3] != shape and images.shape[2:] != shape:
             raise ValueError(
                 f"Expected values over the pixels of the images; received {shape} for images {images.shape[1:]}. "
                 "Give segments= of the shape of the values."
             )
         return segments(images)
-    if isinstance(given, list | tuple) and given and np.ndim(given[0]) == 3:
-        each = [np.asarray(masks) for masks in given]
+    if isinstance(chosen, list | tuple) and chosen and np.ndim(chosen[0]) == 3:
+        of_images = [np.asarray(masks) for masks in chosen]
     else:
-        array = np.asarray(given)
+        array = np.asarray(chosen)
         if array.dtype.kind in "iu":
-            each = [array] * n if array.shape == shape else list(array)
-            each = [labels == np.unique(labels)[:, None, None] if labels.shape == shape else labels for labels in each]
+            maps = [array] * n if array.shape == shape else list(array)
+            of_images = [m == np.unique(m)[:, None, None] if m.shape == shape else m for m in maps]
         else:
-            each = list(array) if array.ndim == 4 else [array] * n
-    for masks in each:
+            of_images = list(array) if array.ndim == 4 else [array] * n
+    for masks in of_images:
         if masks.dtype != bool:
             raise TypeError(
                 f"Expected segments as integer labels or boolean masks; received {masks.dtype}. Compare or round first."
             )
-    if len(each) != n or not all(masks.ndim == 3 and len(masks) and masks.shape[1:] == shape for masks in each):
+    if len(of_images) != n or not all(m.ndim == 3 and len(m) and m.shape[1:] == shape for m in of_images):
         raise ValueError(
             f"Expected segments for {n} images of shape {shape}: labels {shape} or {(n, *shape)}, or masks "
-            f"{('k', *shape)}; received {[masks.shape for masks in each[:8]]}. Cover whole images."
+            f"{('k', *shape)}; received {[masks.shape for masks in of_images[:8]]}. Cover whole images."
         )
-    return each
+    return of_images
 
 
 def _ranked(pixels, masks, least, fast):
-    """Mean attribution and rank of the region of every pixel, both (n[, targets], H, W)."""
+    """Mean attribution and rank, read-only, of the region of every pixel, both (n[, targets], H, W)."""
     shape = pixels.shape[-2:]
     if not np.isfinite(pixels).all():
         rows = np.flatnonzero(~np.isfinite(pixels).all(tuple(range(1, pixels.ndim))))
         raise ValueError(f"Expected finite values; received NaN or infinity in rows {rows[:10]}. Leave these rows out.")
     density, ranks = np.empty(pixels.shape), np.empty(pixels.shape, int)
-    known = None
-    for i, own in enumerate(masks):
-        if own is not known:
-            atom, member = _atoms(own)
-            area, known = np.bincount(atom).astype(np.float64), own
-        for at in np.ndindex(pixels.shape[1:-2]):
-            mass = np.bincount(atom, pixels[i, *at].ravel())
+    previous = None
+    for i, of_image in enumerate(masks):
+        if of_image is not previous:
+            atom, member = _atoms(of_image)
+            area, previous = np.bincount(atom).astype(np.float64), of_image
+        for target in np.ndindex(pixels.shape[1:-2]):  # () where there is one target without an axis
+            mass = np.bincount(atom, pixels[i, *target].ravel())
             region = _regions(member, area, mass, max(1, round(least * len(atom))), fast)
             mean = np.bincount(region, mass) / np.bincount(region, area)
-            density[i, *at] = mean[region][atom].reshape(shape)
-            ranks[i, *at] = 1 + region[atom].reshape(shape)
+            density[i, *target] = mean[region][atom].reshape(shape)
+            ranks[i, *target] = 1 + region[atom].reshape(shape)
+    ranks.flags.writeable = False
     return density, ranks
 
 
@@ -249,7 +267,7 @@ def _atoms(masks):
 
 
 def _regions(member, area, mass, least, fast):
-    """The region of every atom, numbered from 0 by falling density; the atoms that none took come last.
+    """The region of every atom, numbered from 0 by falling density; atoms in no region come last.
 
     Args:
         member: bool (k, atoms), which atoms each segment holds.
@@ -259,7 +277,8 @@ def _regions(member, area, mass, least, fast):
     """
     holds = np.ascontiguousarray(member.T, np.float64)
     areas, sums = area @ holds, mass @ holds
-    free, taken, gains = np.ones(len(area), bool), np.full(len(area), -1), []
+    free, taken = np.ones(len(area), bool), np.full(len(area), -1)
+    gains: list[float] = []  # the density of each region
     order = iter(np.argsort(-sums / np.maximum(areas, 1), kind="stable"))
     while True:
         open_ = areas >= least
@@ -275,7 +294,7 @@ def _regions(member, area, mass, least, fast):
         free &= ~new
         areas -= area[new] @ holds[new]
         sums -= mass[new] @ holds[new]
-    place = np.empty(len(gains) + 1, int)
-    place[np.argsort(-np.array(gains), kind="stable")] = np.arange(len(gains))
-    place[-1] = len(gains)
-    return place[taken]
+    rank = np.empty(len(gains) + 1, int)
+    rank[np.argsort(-np.array(gains), kind="stable")] = np.arange(len(gains))
+    rank[-1] = len(gains)
+    return rank[taken]

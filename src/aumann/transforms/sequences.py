@@ -1,26 +1,29 @@
-"""Sequences: one-hot DNA and RNA, whose letters stand on an axis of four.
+"""Sequences: one-hot DNA and RNA, with an axis of four letters.
 
-`aumann.HypotheticalContributions` has H[l, c], what letter c would be worth at position l were it there: the mean over
-baselines b of m[l, c] − Σₖ b[l, k] m[l, k], with m the mean gradient on the path from b.
+`aumann.HypotheticalContributions` has H[l, c], what letter c would contribute if it stood at position l: the mean over
+baselines b of m[l, c] − Σₖ b[l, k] m[l, k], where m is the mean gradient on the path from b.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from aumann.explanation import input_path, walk
-from aumann.storage.archive import replacing
+from aumann.explanation import Explanation
+from aumann.features.nested import input_path, leaf_at
+from aumann.storage.atomic import replacing
 
 LETTERS = 4
 
 
-def contributions(hypothetical, one_hot) -> np.ndarray:
-    """What the letters that are there contribute: H ∘ x, 0 for all others.
+def contributions(hypothetical: npt.ArrayLike, one_hot: npt.ArrayLike) -> np.ndarray:
+    """The contributions of the letters of the sequence: H ∘ x, 0 for all others.
 
-    Over the letters of a position it adds up to what integrated gradients give that position, Σ_c φ[l, c], from the
-    same baselines; so over the sequence to F(x) − F(x′).
+    Its sum over the letters of a position is that of integrated gradients from the same baselines, Σ_c φ[l, c]; its sum
+    over the sequence is F(x) − F(x′).
 
     Args:
         hypothetical: H, (n[, targets], L, 4).
@@ -43,11 +46,10 @@ def contributions(hypothetical, one_hot) -> np.ndarray:
     return hypothetical * (letters[:, None] if several else letters)
 
 
-def simplex(values, axis=-1) -> np.ndarray:
-    """Takes from gradients at one-hot inputs what points off the simplex: the mean over the letters of a position.
+def simplex(values: npt.ArrayLike, axis: int = -1) -> np.ndarray:
+    """Subtracts from gradients at one-hot inputs their part normal to the simplex: the mean over a position's letters.
 
-    The letters of a position sum to 1, so a model is never shown what changes when they do not; that part of its
-    gradient is noise.
+    The letters of a position sum to 1 in all training data, so the gradient in the direction of their sum is noise.
 
     Args:
         values: gradients or mean gradients, (…, L, 4).
@@ -63,11 +65,18 @@ def simplex(values, axis=-1) -> np.ndarray:
     return values - values.mean(axis, keepdims=True, dtype=np.float64).astype(values.dtype)
 
 
-def to_tfmodisco(explanation, folder, *, input=None, target=None, axis=-1) -> tuple[Path, Path]:
-    """Writes what TF-MoDISco reads: `modisco motifs -s sequences.npz -a attributions.npz`.
+def to_tfmodisco(
+    explanation: Explanation,
+    folder: str | os.PathLike,
+    *,
+    input: str | None = None,
+    target: str | int | None = None,
+    axis: int = -1,
+) -> tuple[Path, Path]:
+    """Writes the two files that TF-MoDISco reads: `modisco motifs -s sequences.npz -a attributions.npz`.
 
-    Both files hold one float32 array, `arr_0`, of shape (n, 4, L). The order of the letters stays that of the inputs;
-    TF-MoDISco takes it for A, C, G, T.
+    Both files hold one float32 array, `arr_0`, of shape (n, 4, L). The order of the letters is that of the inputs;
+    TF-MoDISco expects A, C, G, T.
 
     Args:
         explanation: by `aumann.HypotheticalContributions`, or of gradients that `simplex` corrected, at one-hot inputs:
@@ -88,8 +97,8 @@ def to_tfmodisco(explanation, folder, *, input=None, target=None, axis=-1) -> tu
     if axis not in range(-2, 2):
         raise ValueError(f"Expected the axis of the letters as -1 or 0; received {axis!r}. Give -1 for (L, 4).")
     wanted = f"a sequence of {LETTERS} letters along axis {axis}"
-    path = input_path(explanation, input, lambda row: len(row) == 2 and row[axis] == LETTERS, wanted)
-    values, one_hot = next(leaves for name, *leaves in walk(explanation.values, explanation.inputs) if name == path)
+    name = input_path(explanation, input, lambda row: len(row) == 2 and row[axis] == LETTERS, wanted)
+    values, one_hot = leaf_at(name, explanation.values, explanation.inputs)
     if explanation.several:
         values = values[:, _target(target, explanation.targets)]
     elif target is not None:
@@ -107,17 +116,16 @@ def to_tfmodisco(explanation, folder, *, input=None, target=None, axis=-1) -> tu
         values, one_hot = values.swapaxes(1, 2), one_hot.swapaxes(1, 2)
     if not np.isfinite(values).all():
         raise ValueError("Expected finite values; received NaN or infinity. Leave these rows out.")
-    arrays = {"sequences.npz": _one_hot(one_hot, np.float32, axis=1), "attributions.npz": values.astype(np.float32)}
-    written = []
-    for name, array in arrays.items():
-        written.append(Path(folder) / name)
-        with replacing(written[-1]) as file:
+    paths = Path(folder) / "sequences.npz", Path(folder) / "attributions.npz"
+    arrays = _one_hot(one_hot, np.float32, axis=1), values.astype(np.float32)
+    for path, array in zip(paths, arrays, strict=True):
+        with replacing(path) as file:
             np.savez_compressed(file, np.ascontiguousarray(array))
-    return tuple(written)
+    return paths
 
 
 def _one_hot(array, dtype, axis=-1):
-    """The array in another dtype. Positions without a letter, as N is written, are all zero."""
+    """The array in another dtype. Positions without a letter, such as N, are all zero."""
     if not (np.isin(array, (0, 1)).all() and (array.sum(axis) <= 1).all()):
         raise ValueError(
             "Expected one-hot inputs, one 1 and else 0 among the letters of a position; received others. "
@@ -126,9 +134,10 @@ def _one_hot(array, dtype, axis=-1):
     return array.astype(dtype)
 
 
-def _target(target, known):
-    if target in known:
-        return known.index(target)
-    if isinstance(target, int | np.integer) and not isinstance(target, bool) and 0 <= target < len(known):
+def _target(target, names):
+    """The position of the target."""
+    if target in names:
+        return names.index(target)
+    if isinstance(target, int | np.integer) and not isinstance(target, bool) and 0 <= target < len(names):
         return int(target)
-    raise ValueError(f"Expected target= among {known}, or its position; received {target!r}. Choose one.")
+    raise ValueError(f"Expected target= among {names}, or its position; received {target!r}. Choose one.")

@@ -1,0 +1,1 @@
+"""An explanation as text: tables for a terminal and a notebook."""
