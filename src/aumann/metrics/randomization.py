@@ -35,9 +35,9 @@ def randomization(
     target: Any = None,
     *,
     by: str,
+    layers: Any = None,
     mode: str = "cascading",
     similarity: str = "spearman",
-    layers: Any = None,
     draw: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
     axis: int | tuple[int, ...] | None = None,
     baseline: Any = None,
@@ -53,12 +53,12 @@ def randomization(
         explanation: an `aumann.Explanation`.
         target: that of the explanation; "predicted" is the class that the trained model predicts.
         by: "signed" compares the values, "absolute" their sizes.
+        layers: names or objects in the order in which they are randomized; None for every layer that has weights of its
+            own, from the output down.
         mode: "cascading" randomizes from the output down, and all above stay randomized; "independent" one layer at a
             time.
         similarity: "spearman", the correlation of ranks over all features that move (scipy); or "ssim", structural
             similarity of maps that are divided by their largest size (scikit-image), for one input that is an image.
-        layers: names or objects in the order in which they are randomized; None for every layer that has weights of its
-            own, from the output down.
         draw: (weight, generator) -> new weight, on the host; None shuffles the entries of each weight, which keeps
             their scale and leaves those alone whose entries are all alike.
         axis: feature axes that are summed first, as in `Explanation.sum`: -1 makes one feature of a pixel's channels.
