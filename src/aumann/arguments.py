@@ -71,31 +71,31 @@ def choice(value: Any, choices: Iterable[str], name: str, advice: str = "Choose 
     return value
 
 
-def tolerance_or(word: str, given: Any, tolerance: Any, max_evaluations: Any, usual: float) -> float | None:
-    """The tolerance, the usual one if none was named; None where what is given instead fixes the cost.
+def tolerance_or(name: str, value: Any, tolerance: Any, max_evaluations: Any, usual: float) -> float | None:
+    """The tolerance, the usual one if none was given; None where another argument fixes the cost instead.
 
     Args:
-        word, given: name and value of the argument that fixes the cost.
+        name, value: of the argument that fixes the cost; the value is None where it was left out.
         tolerance, max_evaluations: as they were given, None where they were left out.
         usual: the tolerance where none of them was given.
 
     Raises:
         ValueError: the cost is fixed and the error too, or the tolerance is not above 0.
     """
-    if given is not None:
+    if value is not None:
         if tolerance is None and max_evaluations is None:
             return None
         raise ValueError(
-            f"Expected {word} or a tolerance, received {word}={given!r} with "
+            f"Expected {name} or a tolerance, received {name}={value!r} with "
             + (f"tolerance={tolerance!r}" if tolerance is not None else f"max_evaluations={max_evaluations!r}")
-            + f". With {word} the cost is fixed, with a tolerance the error: leave one of them out."
+            + f". With {name} the cost is fixed, with a tolerance the error: leave one of them out."
         )
     meaning = "the relative error that the values of a row may have"
     return number(usual if tolerance is None else tolerance, "(0, inf]", "a tolerance", 0.01, meaning)
 
 
 def max_evaluations(most: Any, usual: int, least: int, sums_of: str = "") -> int:
-    """The most evaluations that a row may take, the usual number if none was named.
+    """The most evaluations that a row may take, the usual number if none was given.
 
     Args:
         most: what was given, or None.

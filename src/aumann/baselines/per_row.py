@@ -88,7 +88,7 @@ def blur(sigma: Any, axes: int | Sequence[int] | None = None) -> BaselineFunctio
 
 
 def farthest(low: Any, high: Any) -> BaselineFunction:
-    """In every feature the end of [low, high] that is farthest from the row: nothing equals its baseline.
+    """In every feature the end of [low, high] that is farthest from the row, so that no feature equals its baseline.
 
     Args:
         low, high: the ends of what the features may be: numbers, or arrays that broadcast against a row. In the middle,

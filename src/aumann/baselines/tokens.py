@@ -11,7 +11,7 @@ from aumann.features import tables
 
 
 def token(id: int, keep: Any = ()) -> BaselineFunction:
-    """One token id at every position: padding, a mask token or the unknown token, as `id` is chosen.
+    """One token id at every position, such as that of the padding, of a mask token or of the unknown token.
 
     Args:
         id: the token id.
@@ -39,14 +39,14 @@ def token(id: int, keep: Any = ()) -> BaselineFunction:
 
 
 def dinucleotide_shuffle(samples: int = 1, seed: int = 0) -> BaselineFunction:
-    """The row's own letters in another order that keeps every count of two neighbours: composition without motifs.
+    """The row's own letters in another order that keeps every count of two neighbours, so that motifs are gone.
 
     Each of the orders that keep all counts of pairs (and with them the first and the last letter) is equally likely; a
     sequence that has one such order comes back as it is. Costs `samples` times the gradients of one baseline, and the
     memory of `samples` copies of the inputs.
 
-    Of one-hot sequences, what stands at a position moves as a whole, so that an unknown letter (zeros, or a quarter
-    each) is a letter like others, and zeros at either end are padding and stay. Of ids, every id is a letter.
+    In one-hot sequences every position moves as a whole: an unknown letter (zeros, or a quarter each) counts as a
+    letter, and zeros at either end are padding and stay. In sequences of ids every id is a letter.
 
     Args:
         samples: shuffles of each row to average over; 20 are usual.

@@ -1,4 +1,4 @@
-"""Metrics: what an explanation is worth, each an answer to one question (docs/metrics.md says which).
+"""Metrics of explanations, each an answer to one question (docs/metrics.md says which).
 
 completeness · sparseness · pointing_game          values_alone.py   of the values alone, no model
 deletion · insertion                               removal.py        F as ranked features are removed, or restored
