@@ -5,25 +5,17 @@ A new rule is a function that returns a `Rule`: nodes, weights and the degree up
 
 import functools
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
+from aumann.arguments import whole
+
 
 @dataclass(frozen=True, eq=False)
 class Quadrature:
-    """Nodes and weights of a sum over [0, 1], for the density whose `moments` a subclass gives.
-
-    Attributes:
-        name: how the rule is called and written in the provenance, as `"gauss_legendre(50)"`.
-        nodes: (n,) float64, increasing, within [0, 1].
-        weights: (n,) float64, summing to 1.
-        degree: every polynomial up to this degree is integrated exactly; checked when the rule is built.
-
-    Raises:
-        ValueError: the nodes and weights do not have the exactness they claim.
-    """
+    """Nodes and weights of a sum over [0, 1], for the density whose `moments` a subclass gives; fields as of `Rule`."""
 
     name: str
     nodes: npt.NDArray[np.float64]
@@ -205,10 +197,8 @@ def _legendre_moments(t: npt.NDArray, w: npt.NDArray, degree: int) -> npt.NDArra
     return np.array(moments)
 
 
-def _count(n: int, least: int, rule: str) -> int:
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
-        raise ValueError(f"{rule}: expected a whole number of nodes ≥ {least}, received {n!r}. Give for example 50.")
-    return int(n)
+def _count(n: Any, least: int, rule: str) -> int:
+    return whole(n, least, "n", 50, f"the nodes of {rule}")
 
 
 @functools.lru_cache(maxsize=64)

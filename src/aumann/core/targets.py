@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aumann.arguments import is_whole
+
 
 @dataclass(frozen=True)
 class Output:
@@ -173,7 +175,7 @@ def _choose_output(path: tuple, outputs: Sequence[Output], several_outputs: bool
         return outputs[0], path
     if len(outputs) == 1:
         return outputs[0], path
-    if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
+    if is_whole(first):
         if not 0 <= first < len(outputs):
             raise ValueError(
                 f"Expected an output between 0 and {len(outputs) - 1}, received {first}. {_valid(outputs)}"

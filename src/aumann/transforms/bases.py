@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aumann.arguments import is_whole
 from aumann.explanation import Explanation, with_values
 from aumann.features.nested import input_path, rebuild, walk
 
@@ -161,7 +162,7 @@ def _level(level, lengths, widest):
     """How often axes of these lengths are halved: `level`, or as often as possible and at most `widest` times."""
     halvings = min((length & -length).bit_length() - 1 for length in lengths)  # 2**halvings divides all of them
     chosen = min(halvings, widest) if level is None else level
-    if isinstance(chosen, bool) or not isinstance(chosen, int | np.integer) or not 1 <= chosen <= halvings:
+    if not is_whole(chosen, 1, halvings):
         raise ValueError(
             f"Expected a level from 1 to {halvings} for axes of length {lengths}; received {chosen}. "
             "Give a level, or bring the length to a multiple of a power of two."

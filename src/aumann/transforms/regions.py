@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from aumann.arguments import choice, number
 from aumann.explanation import Explanation, with_values
 from aumann.features.axes import channel_axis
 from aumann.features.nested import input_path, leaf_at, with_entry
@@ -44,8 +45,7 @@ class Regions:
         Raises:
             ValueError: a fraction outside of that.
         """
-        if not 0 < area <= 1:
-            raise ValueError(f"Expected a fraction of the pixels in (0, 1]; received {area!r}. Give for example 0.2.")
+        area = number(area, "(0, 1]", "a fraction of the pixels", 0.2)
         flat = self.ranks.reshape(*self.ranks.shape[:-2], -1)
         needed = math.ceil(round(area * flat.shape[-1], 9))
         last = np.sort(flat, axis=-1)[..., needed - 1]
@@ -88,10 +88,8 @@ def xrai(
 
     Source: Kapishnikov, Bolukbasi, Viégas, Terry (2019), XRAI: Better Attributions Through Regions.
     """
-    if channels not in CHANNELS:
-        raise ValueError(f"Expected channels among {list(CHANNELS)}; received {channels!r}. Choose one.")
-    if not 0 <= least < 1:
-        raise ValueError(f"Expected least as a fraction of the image in [0, 1); received {least!r}. Try 0.001.")
+    choice(channels, CHANNELS, "channels")
+    least = number(least, "[0, 1)", "least as a fraction of the image", 0.001)
     path = input_path(explanation, input, lambda row: len(row) in (2, 3), "an image")
     names, lead = explanation.names, explanation.prediction.ndim
     mirrors = explanation.inputs, names.get("features"), names.get("axes")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from aumann.arguments import is_whole
 from aumann.explanation import Explanation
 from aumann.features.nested import input_path, leaf_at
 from aumann.storage.atomic import replacing
@@ -138,6 +139,6 @@ def _target(target, names):
     """The position of the target."""
     if target in names:
         return names.index(target)
-    if isinstance(target, int | np.integer) and not isinstance(target, bool) and 0 <= target < len(names):
+    if is_whole(target, 0, len(names) - 1):
         return int(target)
     raise ValueError(f"Expected target= among {names}, or its position; received {target!r}. Choose one.")
