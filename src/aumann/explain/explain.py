@@ -20,7 +20,8 @@ from aumann.explain import start_points as starts
 from aumann.explanation import Explanation
 from aumann.features import tables
 from aumann.model import inputs as arrays
-from aumann.model.oracle import elsewhere, quantised
+from aumann.model.signature import quantised
+from aumann.model.survey import elsewhere
 from aumann.user_warnings import warn
 
 LEAST_EVALUATIONS = 9  # of the first two sums of secants
@@ -145,19 +146,18 @@ class Call:
         """
         o = self.oracle
         work = engine.Work(self.rows, self.load, self._carried, self.index, rule, o.results, o.dtype)
-        once = once or o.dynamic(False)
-        key = "step", self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once
-        step, pace = o.compiled(*key), o.pace(*key)
+        once = once or o.programs.dynamic(False)
+        step = o.programs.step(self.functions, self.paths, self.method.credit, len(self.columns), rule.cells, once)
         o.refuse_too_large(len(rows) * work.points)
         self.tally.expect(len(rows) * work.points)
 
         def part(rows, tally):
-            return engine.integrate(step, work.of(rows), pace, o.backend, tally)
+            return engine.integrate(step.run, work.of(rows), step.tuner, o.backend, tally)
 
         found = self.device_pool.divide(part, rows, self.tally)
-        self.batch_size = pace.size
-        points = engine.pack(work.points, pace.size, int(rule.cells)).points
-        self.laid |= o.lays(self.paths, self.method.credit, self.starts.count, points, len(self.columns))
+        self.batch_size = step.tuner.size
+        points = engine.pack(work.points, step.tuner.size, int(rule.cells)).points
+        self.laid |= o.uses_prefix(self.paths, self.method.credit, self.starts.count, points, len(self.columns))
         return found
 
     def fixed(self, rule):
@@ -210,7 +210,7 @@ class Call:
                     again(sums, np.concatenate(left))
                 left.clear()
 
-        rows, kinked = np.arange(self.rows), self.oracle.kinked(self.functions)
+        rows, kinked = np.arange(self.rows), self.oracle.has_kinks(self.functions)
         if kinked is False:
             smooth = all(self._kinked(path, k) is False for k, path in enumerate(self.paths))
             kinked = not smooth  # chords of a path whose corners may be hidden need no more than its points
@@ -286,7 +286,7 @@ class Call:
 
     def _part_errors(self, done):
         """For every leaf (n, targets): the error of its own values, which may be those of several points."""
-        points = [*self.oracle.moving, *(r.leaves[0] for r in self.oracle.readings)]
+        points = self.oracle.leaves_of_moving
         sizes = [refinement.size(v) for v in done.values]
         off, mass = (np.zeros((len(self.leaves), self.rows, len(self.columns))) for _ in range(2))
         for i, part, size in zip(points, done.parts, sizes, strict=True):
@@ -324,7 +324,7 @@ class Call:
                 CompletenessWarning,
             )
         if not self.cuts:
-            names = [r.place.name for r in self.oracle.inner or self.oracle.readings]
+            names = [r.site.name for r in self.oracle.target_layers or self.oracle.embedding_inputs]
             row = np.abs(residual).max(1).argmax()
             warn(
                 f"Layer {', '.join(dict.fromkeys(names))} does not cut the network: inputs reach the output around it. "
@@ -397,7 +397,7 @@ class Call:
             )
         if not len(steep):
             return "Raise max_evaluations= or tolerance=, or choose a nearer baseline"
-        ids = any(self.oracle.holds_ids(r.leaves[0]) for r in self.oracle.readings)
+        ids = any(self.oracle.holds_ids(r.leaves[0]) for r in self.oracle.embedding_inputs)
         return (
             f"The slope is enormous at an end of the path of rows {arrays.brief(steep)}, as where a normalisation "
             "meets zeros. "
@@ -491,16 +491,16 @@ class Call:
             points.append(ops.convert_to_tensor(np.ascontiguousarray(full, self.oracle.dtype)))
         return points
 
-    def _outputs(self, count, load, kind="flat"):
+    def _outputs(self, count, load, program=None):
         """(rows, outputs as a host array (rows, positions)) over batches."""
-        flat = self.oracle.compiled(kind, self.functions)
-        for rows, real in self.oracle.pace(kind, self.functions).groups(count):
-            out = self.oracle.backend.host(flat(*load(rows)))
+        program = program or self.oracle.programs.outputs(self.functions)
+        for rows, real in program.tuner.groups(count):
+            out = self.oracle.backend.host(program(*load(rows)))
             yield rows[:real], np.asarray(out, np.float64)[:real]
 
     def _refuse_silent_integers(self, found, index, prediction):
         """Integers that change F while no gradient reaches them pass through an integer operation."""
-        if self.oracle.inner:
+        if self.oracle.target_layers:
             return
         noise = self._noise(prediction, prediction)
         for k, i in enumerate(self.oracle.moving):
@@ -521,7 +521,7 @@ class Call:
 
     def _refuse_steps(self, silent):
         """An output that changes though it has no gradient anywhere, on the path or off it, is made of steps."""
-        for column in np.flatnonzero(silent.any(0) & (self.cuts and not self.oracle.inner)):
+        for column in np.flatnonzero(silent.any(0) & (self.cuts and not self.oracle.target_layers)):
             slopes = self._slopes(silent[:, column].argmax())
             if not any(own[:, column].any() for own in slopes):
                 raise ValueError(
@@ -536,9 +536,9 @@ class Call:
         What is not finite is no zero.
         """
         o, rng = self.oracle, np.random.default_rng(0)
-        slopes, found = o.compiled("gradients", self.functions), []
+        slopes, found = o.programs.slopes(self.functions), []
         far = not any(o.kinds[i] in "iu" for i in [*o.moving, *o.held])
-        for places, real in o.pace("gradients", self.functions).groups(PLACES):
+        for places, real in slopes.tuner.groups(PLACES):
             rows = np.full(len(places), row)
             ends, side = self.load(rows)
             points = []
@@ -561,7 +561,7 @@ class Call:
     def _paths(self):
         o = self.oracle
         given = paths.each(self.method.path, o.names, arrays.packing(self.structure, len(self.leaves)))
-        return tuple(given[i] for i in [*o.moving, *(r.leaves[0] for r in o.readings)])
+        return tuple(given[i] for i in o.leaves_of_moving)
 
     @functools.cached_property
     def _carried(self):
@@ -626,20 +626,20 @@ class Call:
         """
         o = self.oracle
         around = [h for h in o.held if o.roles[h] == "read" and not o.holds_ids(h)]
-        if not o.inner and not around:
+        if not o.target_layers and not around:
             return True
-        kind, run = ("held", "look") if o.inner else ("flat", None)
+        program = o.programs.outputs_with_layers_held(self.functions) if o.target_layers else None
 
         def load(rows):
             fed = [a[rows] for a in self.arrays]
             ends, side = o.load(fed)
-            if not o.inner:
+            if not o.target_layers:
                 return ends, o.load(elsewhere(fed, around))[1]
-            ys = o.compiled(run, ())(ends, side)
+            ys = o.programs.layer_values()(ends, side)
             return [ops.where(x > 0, x - 1, x + 1) for x in ends], side, ys
 
         noise = self._noise(prediction, prediction)
-        for rows, flat in self._outputs(self.rows, load, kind):
+        for rows, flat in self._outputs(self.rows, load, program):
             own = self.index if len(self.index) == 1 else self.index[rows]
             change = np.abs(np.take_along_axis(flat, own, 1) - prediction[rows])
             if not (change <= noise[rows]).all():
@@ -654,9 +654,9 @@ class Call:
         values = self._like_values(found)
         if not o.by_name:
             return {"values": values, "inputs": self.pack(self.arrays), "baseline": self.pack(self._baselines())}
-        if o.inner:
-            return {"values": values, "inputs": self._by_name(self._passing("look")), "baseline": None}
-        inputs = [*(self.arrays[i] for i in o.moving), *self._passing("read")]
+        if o.target_layers:
+            return {"values": values, "inputs": self._by_name(self._passing()), "baseline": None}
+        inputs = [*(self.arrays[i] for i in o.moving), *self._passing()]
         starts = [p[:, 0] if self.starts.count == 1 else p for p in self.starts.points]
         return {"values": values, "inputs": self._by_name(inputs), "baseline": self._by_name(starts)}
 
@@ -668,13 +668,14 @@ class Call:
         arrays = list(arrays)
         return arrays[0] if len(arrays) == 1 else dict(zip(self.oracle.labels, arrays, strict=True))
 
-    def _passing(self, what):
+    def _passing(self):
         """What passes the named layers at x: for each call (n, *row)."""
         o = self.oracle
-        found = [np.empty((self.rows, *r.shape), o.dtype) for r in o.inner or o.readings]
-        for rows, real in o.pace(what).groups(self.rows):
+        found = [np.empty((self.rows, *r.shape), o.dtype) for r in o.target_layers or o.embedding_inputs]
+        program = o.programs.layer_values() if o.target_layers else o.programs.embedding_values()
+        for rows, real in program.tuner.groups(self.rows):
             ends, side = self.load(rows)
-            seen = o.compiled("look", ())(ends, side) if what == "look" else ends[len(o.moving) :]
+            seen = program(ends, side) if o.target_layers else ends[len(o.moving) :]
             for own, y in zip(found, seen, strict=True):
                 own[rows[:real]] = o.backend.host(y)[:real]
         return found
@@ -684,7 +685,7 @@ class Call:
         o = self.oracle
         lead = found[0].shape[: 1 + targets.is_several(self.target)]
         by_leaf = {i: [found[j]] for j, i in enumerate(o.moving)}
-        for j, reading in enumerate(o.readings):
+        for j, reading in enumerate(o.embedding_inputs):
             by_leaf.setdefault(reading.leaves[0], []).append(found[len(o.moving) + j])
         values = []
         for i, array in enumerate(self.arrays):
@@ -697,14 +698,14 @@ class Call:
     def _baselines(self):
         o = self.oracle
         by_leaf = {i: [self.starts.points[j]] for j, i in enumerate(o.moving)}
-        for j, reading in enumerate(o.readings):
+        for j, reading in enumerate(o.embedding_inputs):
             by_leaf.setdefault(reading.leaves[0], []).append(self.starts.points[len(o.moving) + j])
         out = []
         for i, array in enumerate(self.arrays):
             parts = by_leaf.get(i, [np.zeros((1, 1), o.dtype)] if o.roles[i] != baselines.FIXED else [array[:, None]])
             if len(parts) > 1:  # layers side by side, as their values
                 lead = np.broadcast_shapes(*(p.shape[:2] for p in parts))
-                shapes = [r.shape for r in o.readings if r.leaves == (i,)]
+                shapes = [r.shape for r in o.embedding_inputs if r.leaves == (i,)]
                 parts = [np.broadcast_to(p, (*lead, *s)) for p, s in zip(parts, shapes, strict=True)]
             start = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
             out.append(start[:, 0] if self.starts.count == 1 else start)
@@ -723,9 +724,9 @@ class Call:
         if self.predicted is not None:
             names["predicted"] = self.predicted
         if o.by_name:
-            own = [] if o.inner else [self.leaves[i].features for i in o.moving]
+            own = [] if o.target_layers else [self.leaves[i].features for i in o.moving]
             if any(own):
-                names["features"] = self._by_name([*own, *(None for _ in o.readings)])
+                names["features"] = self._by_name([*own, *(None for _ in o.embedding_inputs)])
         else:
             away = self._at_layers()
             features = [None if i in away else leaf.features for i, leaf in enumerate(self.leaves)]
@@ -738,7 +739,7 @@ class Call:
     def _at_layers(self):
         """By leaf, the axes of values at a layer that are none of the input's: of all layers but Embeddings of ids."""
         o, away = self.oracle, {}
-        for reading in o.readings:
+        for reading in o.embedding_inputs:
             leaf = reading.leaves[0]
             row = self.arrays[leaf].shape[1:]
             if not (o.holds_ids(leaf) and reading.shape[:-1] == row):
@@ -762,9 +763,9 @@ class Call:
         versions, device = o.backend.describe()
         precision = self.method.execution.precision
         if o.by_name:
-            layers = {r.place.name: r.place.side for r in o.inner or o.readings}
+            layers = {r.site.name: r.site.side for r in o.target_layers or o.embedding_inputs}
         else:
-            layers = {o.names[r.leaves[0]]: r.place.name for r in o.readings}
+            layers = {o.names[r.leaves[0]]: r.site.name for r in o.embedding_inputs}
         names = list(dict.fromkeys(map(paths.name, self.paths)))
         return {
             "method": type(self.method).__name__,
@@ -780,7 +781,7 @@ class Call:
             **({"fixed": f} if (f := [n for n, r in zip(o.names, o.roles, strict=True) if r == "fixed"]) else {}),
             "baselines": self.starts.count,
             "batch_size": self.batch_size,
-            **({"compile": " and ".join(o.compile_modes)} if o.compile_modes else {}),
+            **({"compile": " and ".join(o.programs.compile_modes)} if o.programs.compile_modes else {}),
             "dtype": o.dtype,
             **({} if precision == "full" else {"precision": precision}),
             "backend": keras.config.backend(),

@@ -26,7 +26,7 @@ import numpy as np
 
 from aumann.backends import copies
 from aumann.core.secant import ROUNDING
-from aumann.model.oracle import BESIDE
+from aumann.model.caller import PER_ROW_ADVICE
 from aumann.user_warnings import warn
 
 AMONG = 64  # rows among which the one most unlike the first is looked for
@@ -42,7 +42,7 @@ CAUSES = {
     ),
     "place": (
         "the same answer wherever a row stands in a batch, received one in which equal rows differ by {part}, as noise "
-        f"drawn for each row or a mask held for each makes them. Draw nothing in inference; {BESIDE}."
+        f"drawn for each row or a mask held for each makes them. Draw nothing in inference; {PER_ROW_ADVICE}."
     ),
     "number": (
         "the same answer in batches of any size, received one that changes by {part} with the number of rows. Compute "
@@ -71,7 +71,7 @@ def require(call, rounding):
         ValueError: the message names the cause.
     """
     oracle, functions = call.oracle, tuple(call.functions)
-    look = oracle.looks.get(functions)
+    look = oracle.independence.get(functions)
     if look is None:
         look = Look(call, rounding)
         try:
@@ -81,7 +81,7 @@ def require(call, rounding):
                 return  # such a model is called with one row at a time
             raise
         if look.unlike:  # else the rows of another call may tell more
-            oracle.looks[functions] = look
+            oracle.independence[functions] = look
     look.judge(_positions(call))
 
 
@@ -103,13 +103,13 @@ class Look:
         self.arrays, self.starts = call.arrays, call.starts
         self.other, self.unlike = _most_unlike(call.arrays), False
         self.seeds = [v for v in self.oracle.variables if v.path.endswith("seed_generator_state")]
-        self.flat = self.oracle.plain("flat", self.functions)
+        self.flat = self.oracle.programs.outputs_as_written(self.functions)
         self.free = self.flat is not None  # in its number of rows: nothing is compiled
         if self.free:
-            tuned = self.oracle.pace("flat", self.functions).tuned
+            tuned = self.oracle.programs.outputs(self.functions).tuner.tuned
             self.width = 3 if tuned else min(3, self.oracle.batch_size)
         else:
-            self.flat, self.width = self.oracle.compiled("flat", self.functions), self._compiled_width(call.rows)
+            self.flat, self.width = self.oracle.programs.outputs(self.functions), self._compiled_width(call.rows)
         self.mixed = [int(i % 3 > 0) for i in range(self.width)]
         self.alike = min(2, self.width) if self.free else self.width
         self.fewer = max(1, self.alike - 1)
@@ -118,14 +118,14 @@ class Look:
         start = time.perf_counter()
         self.together = self.answers(self.mixed)
         if not self.free:
-            self.oracle.pace("flat", self.functions).compiled(time.perf_counter() - start)
+            self.oracle.programs.outputs(self.functions).tuner.compiled(time.perf_counter() - start)
         self.alone = [self.answers([kind] * self.alike) for kind in (0, 1)]
         self.repeated, others = [], []
         if self.seeds:
             self.repeated.append(self.answers(self.mixed, seeds=1))
         self.drawing = self._writes_down_numbers()
         if self.drawing:
-            again = self.oracle.compile_again(self.functions)
+            again = self.oracle.programs.outputs_traced_again(self.functions)
             self.repeated.append(self.answers(self.mixed, flat=again))
             others.append(self.answers([0] * self.fewer, flat=again))
         first = np.stack([y[0] for y in self.alone])
@@ -173,7 +173,7 @@ class Look:
 
     def _batch(self, kinds, nudge=0):
         kinds = np.array(kinds)
-        ends, side = self.oracle.load([a[np.where(kinds, self.other, 0)] for a in self.arrays], plain=True)
+        ends, side = self.oracle.load([a[np.where(kinds, self.other, 0)] for a in self.arrays], as_written=True)
         points = []
         for end, start in zip(ends, self.starts.points, strict=True):
             point = np.array(self.oracle.backend.host(end))
@@ -188,7 +188,7 @@ class Look:
 
     def _compiled_width(self, rows):
         """Rows of the batches that the call makes, so that nothing is compiled for another number; two at least."""
-        pace = self.oracle.pace("flat", self.functions)
+        pace = self.oracle.programs.outputs(self.functions).tuner
         if pace.tuned:
             pace.best = max(2, pace.best)
         width = pace.width(max(2, rows), pace.size)
@@ -201,7 +201,9 @@ class Look:
             return False
         points, side = self._batch([0])
         each = [
-            self.oracle.backend.constants(lambda *args: self.oracle.flat(*args, self.functions), n, points, side)
+            self.oracle.backend.constants(
+                lambda *args: self.oracle.function.outputs(*args, self.functions), n, points, side
+            )
             for n in (self.alike, self.fewer)
         ]
         return not _same(*([c for c in found if np.asarray(c).dtype.kind not in "biu"] for found in each))
@@ -226,7 +228,7 @@ class Look:
         def differ(a, b):
             return (_apart(a, b)[at] > limit).any()
 
-        more = [self.oracle.compile_again(self.functions) if self.drawing else None for _ in range(3)]
+        more = [self.oracle.programs.outputs_traced_again(self.functions) if self.drawing else None for _ in range(3)]
         if any(differ(y, self.together) for y in (*self.repeated, *(self.answers(self.mixed, flat=f) for f in more))):
             return "drawn"
         if any(differ(y, y[:1]) for y in self.alone):

@@ -6,7 +6,7 @@ from aumann.core import baselines
 from aumann.features import tables
 from aumann.features.conversion import TEXT
 from aumann.model import inputs
-from aumann.model.oracle import as_dtype
+from aumann.model.signature import as_dtype
 
 
 def resolve(oracle, paths, structure, leaves, baseline):
@@ -31,11 +31,11 @@ def resolve(oracle, paths, structure, leaves, baseline):
     for i in oracle.moving:
         value, is_set = given[i]
         points.append(baselines.broadcast(value, is_set, arrays[i].shape[1:], rows, oracle.names[i]))
-    for k, reading in enumerate(oracle.readings, len(oracle.moving)):
+    for k, reading in enumerate(oracle.embedding_inputs, len(oracle.moving)):
         start, fed = _read(oracle, k, reading, arrays, given)
         points.append(start)
         below |= fed
-    for start, leaf in zip(points, [*oracle.moving, *(r.leaves[0] for r in oracle.readings)], strict=True):
+    for start, leaf in zip(points, oracle.leaves_of_moving, strict=True):
         as_dtype(start, oracle.dtype, f"the baseline of input {oracle.names[leaf]!r}")  # refuses what that cannot hold
     points = [_own(oracle, path, k, start, arrays) for k, (path, start) in enumerate(zip(paths, points, strict=True))]
     return baselines.together(points, weights, rows), below
@@ -115,7 +115,7 @@ def _read(oracle, k, reading, arrays, given):
         i, v = above[0], constants[above[0]]
         if len(constants) < len(reading.leaves) or any(other != v for other in constants.values()):
             raise ValueError(_one_of_two(oracle, reading, given))
-        return baselines.broadcast(given[i][0], given[i][1], reading.shape, rows, reading.place.name), {}
+        return baselines.broadcast(given[i][0], given[i][1], reading.shape, rows, reading.site.name), {}
     for i in reading.leaves:
         value, is_set = given[i]
         array = np.asarray(value)
@@ -134,7 +134,7 @@ def _read(oracle, k, reading, arrays, given):
     n, m = np.broadcast_shapes(*(start.shape[:2] for start in fed.values()))
     n = rows if reading.mixed else n
     out = np.empty((n * m, *reading.shape), oracle.dtype)
-    for pairs, real in oracle.pace("read").groups(n * m):
+    for pairs, real in oracle.programs.embedding_values().tuner.groups(n * m):
         leaves = [x[pairs // m] for x in arrays]
         for i, start in fed.items():
             full = np.broadcast_to(start, (n, m, *leaves[i].shape[1:]))
@@ -149,7 +149,7 @@ def _one_of_two(oracle, reading, given):
     names = [oracle.names[i] for i in reading.leaves]
     told = ", ".join(f"{np.asarray(given[i][0]).tolist()!r:.40} for {oracle.names[i]!r}" for i in reading.leaves)
     return (
-        f"Expected one float constant of layer {reading.place.name!r} for all inputs that lead to it, {names}, or a "
+        f"Expected one float constant of layer {reading.site.name!r} for all inputs that lead to it, {names}, or a "
         f"baseline of each of them, ids for ids; received {told} (0.0 where none was given). Give baseline=0.0 for the "
         f"zero vector of the layer, or a baseline for every one of {names}."
     )
@@ -159,7 +159,7 @@ def _own(oracle, path, k, start, arrays):
     """The start that was given, or the one that a path has by itself."""
     if not hasattr(path, "start"):
         return start
-    name = oracle.names[[*oracle.moving, *(r.leaves[0] for r in oracle.readings)][k]]
+    name = oracle.names[oracle.leaves_of_moving[k]]
     if start.any():
         raise ValueError(
             f"Expected no baseline for input {name!r}, whose path {path!r} has its own; received one. Leave it out."

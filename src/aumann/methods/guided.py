@@ -64,10 +64,10 @@ class GuidedIntegratedGradients(Method):
     def _walk(self, call, chosen, tally):
         """Values of some rows: for each point (rows, targets, *row)."""
         o, m, k = call.oracle, call.starts.count, call.index.shape[1]
-        slopes = o.compiled("gradients", call.functions)
+        slopes = o.programs.slopes(call.functions)
         values = [np.zeros((len(chosen), k, *shape)) for shape in o.shapes]
         walks = len(chosen) * m * k
-        for walk, real in o.pace("gradients", call.functions).groups(walks):
+        for walk, real in slopes.tuner.groups(walks):
             here, j, target = walk // (m * k), walk // k % m, walk % k
             rows = chosen[here]
             ends, side = call.load(rows)

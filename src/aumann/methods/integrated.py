@@ -15,9 +15,10 @@ from aumann.execution.devices import DevicePool
 from aumann.execution.options import settings
 from aumann.explain.explain import LEAST_EVALUATIONS, Call, fingerprint
 from aumann.model import inputs as arrays
-from aumann.model.affine_prefix import Laid
-from aumann.model.interception import Place
+from aumann.model.interception import Site
 from aumann.model.layers import addresses, at_addresses, find, find_all
+from aumann.model.oracle import Oracle
+from aumann.model.signature import is_foreign
 
 TOLERANCE = 0.01
 MAX_EVALUATIONS = 2000
@@ -32,7 +33,7 @@ class Method:
 
     path = staticmethod(straight)
     credit = staticmethod(credits.share)
-    MADE = ("_oracles",)  # attributes that hold what is compiled
+    MADE = ("oracles",)  # attributes that hold what is compiled
     complete = True  # whether the values add up to F(x) − F(x′), as far as they are exact
     spans = False  # whether, complete or not, they see the whole path: where all are zero, F cannot change
 
@@ -49,17 +50,17 @@ class Method:
             )
         if inspect.isclass(model):
             raise TypeError(f"Expected a model, received the class {model.__name__}. Make an instance of it.")
-        if isinstance(output, Place):
+        if isinstance(output, Site):
             output = find(model, output, "output")
         self.model, self.output, self.execution = model, output, settings(type(self).__name__, execution)
-        if hasattr(model, "pull") and len(self.execution.devices or ()) > 1:
+        if is_foreign(model) and len(self.execution.devices or ()) > 1:
             raise ValueError(
                 f"Expected one device for a graph of another framework, which runs where that puts it; received "
                 f"devices={execution['devices']!r}. Leave devices= out."
             )
         self.places = None if layer is None else find_all(model, layer)
         self.inner = ()
-        self._oracles, self._fill = {}, None
+        self.oracles, self._fill = {}, None
 
     def explain(self, inputs, target=None, baseline=0.0, progress=None):
         """Attributions of every input feature of every row.
@@ -182,10 +183,10 @@ class Method:
     def _oracle(self, structure, leaves):
         kinds = tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
         key = str(structure), kinds, self._fill
-        if key not in self._oracles:
+        if key not in self.oracles:
             how = self.output, self.places, self.inner, self.execution, self._fill
-            self._oracles[key] = Laid(self.model, structure, leaves, *how)
-        return self._oracles[key]
+            self.oracles[key] = Oracle(self.model, structure, leaves, *how)
+        return self.oracles[key]
 
 
 class IntegratedGradients(Method):

@@ -26,6 +26,7 @@ from aumann.execution.batching import BatchTuner, MemoryBudget
 from aumann.explain.explain import CompletenessWarning
 from aumann.explanation import Explanation, feature_labels, group_labels, walk
 from aumann.methods.integrated import TOLERANCE, Method, tolerance_or
+from aumann.model.signature import is_foreign
 from aumann.user_warnings import warn
 
 FIRST = 4  # nodes of the first sum
@@ -138,7 +139,7 @@ class IntegratedHessians(Method):
     Source: Janizek, Sturmfels, Lee (2021), Explaining Explanations: Axiomatic Feature Interactions for Deep Networks.
     """
 
-    MADE = ("_oracles", "_steps", "_paces")
+    MADE = ("oracles", "_steps", "_paces")
 
     def __init__(
         self,
@@ -156,7 +157,7 @@ class IntegratedHessians(Method):
             raise TypeError(
                 f"Expected a rule for the density −ln t, received {rule!r}. Give one such as aumann.log_gauss(12)."
             )
-        if hasattr(model, "pull"):
+        if is_foreign(model):
             raise TypeError(
                 "Expected a model that Keras' own backend differentiates twice, received a graph of another framework. "
                 "Rebuild it with keras.ops."
@@ -220,7 +221,7 @@ class IntegratedHessians(Method):
         matrix, *done.values = done.values
         parts = [v.reshape(*v.shape[:2], -1) for v in done.values]
         self.found = matrix, matrix.sum(-1, dtype=np.float64) - self._grouped(np.concatenate(parts, axis=2))
-        if call.oracle.kinked(call.functions):
+        if call.oracle.has_kinks(call.functions):
             _name_the_kinks(self.found[1], np.abs(matrix).sum((2, 3), dtype=np.float64))
         call.exactness = {"rule": self.rule.name if self.rule else "log_gauss, refined"}
         if self.rule is None:
@@ -236,7 +237,7 @@ class IntegratedHessians(Method):
         shape = len(self.chosen), len(self.names)
         key = o, tuple(call.functions)
         if key not in self._steps:
-            self._steps[key] = o.compile(_make_step(o, call.functions))
+            self._steps[key] = o.programs.compile(_make_step(o, call.functions))
         asked = [self.chosen] if self.labels is None else [self.chosen, self.labels]
 
         def load(rows):
@@ -246,8 +247,10 @@ class IntegratedHessians(Method):
         fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.points
         call.tally.expect(len(rows) * work.points)
         if (*key, fit) not in self._paces:
-            room, tuned = MemoryBudget(o.room.size, o.room.free, fit), o.execution.batch_size == "auto"
-            self._paces[*key, fit] = BatchTuner(min(o.batch_size, fit), room, tuned, o.dynamic(False), laid=True)
+            room, tuned = MemoryBudget(o.memory.size, o.memory.free, fit), o.execution.batch_size == "auto"
+            self._paces[*key, fit] = BatchTuner(
+                min(o.batch_size, fit), room, tuned, o.programs.dynamic(False), laid=True
+            )
         pace = self._paces[*key, fit]
 
         def part(rows, tally):
@@ -289,7 +292,7 @@ def _make_step(oracle, functions):
                 point = start + ops.reshape(t, (-1, width, *(1,) * len(row))) * velocity
                 points.append(ops.reshape(point, (-1, *row)))
                 first += size
-            values = oracle.values(points, side, index, functions)
+            values = oracle.function.values(points, side, index, functions)
             values = ops.reshape(values, (-1, width, index.shape[1]))
             return ops.sum(ops.expand_dims(w / t, 2) * values, axis=1)
 
@@ -326,7 +329,7 @@ def _name_the_kinks(residual, mass):
 def _laid(call, groups):
     """Names of the features of all points laid end to end, or of their groups, and the group of each feature."""
     o = call.oracle
-    leaves = [*o.moving, *(r.leaves[0] for r in o.readings)]
+    leaves = o.leaves_of_moving
     numbers = tree.pack_sequence_as(call.structure, list(range(len(call.leaves))))
     given = {leaf: group for _, leaf, group in walk(numbers, groups)}
     if groups is not None and (o.by_name or len(leaves) != len(set(leaves))):
@@ -380,7 +383,7 @@ def _position(item, names, call):
 
 def _place(index, oracle):
     """The position of a tuple index into a row, or of one that begins with the name or number of an input."""
-    leaves = [*oracle.moving, *(r.leaves[0] for r in oracle.readings)]
+    leaves = oracle.leaves_of_moving
     point, place = (0, index) if len(leaves) == 1 else (None, index[1:])
     if len(leaves) > 1 and index:
         leaf = oracle.names.index(index[0]) if index[0] in oracle.names else index[0]
