@@ -183,7 +183,7 @@ def test_what_is_refused(digits):
         ig.explain(sample[None])
     with pytest.raises(ValueError, match="broadcasts"):
         ig.explain(sample, reference=np.zeros((8, 8)))
-    with pytest.raises(ValueError, match="whole number of nodes"):
+    with pytest.raises(ValueError, match="whole number ≥ 1, the nodes"):
         ig.explain(sample, num_steps=0)
     with pytest.raises(ValueError, match="built model"):
         integrated_gradients(keras.Sequential([layers.Dense(2)]))

@@ -4,6 +4,7 @@ import contextlib
 
 import numpy as np
 
+from aumann.arguments import whole
 from aumann.core.baselines import FIXED, broadcast, made, split, together, weighted
 from aumann.features import tables
 
@@ -85,7 +86,7 @@ def kmeans(background, count, seed=0):
     Approach to Interpreting Model Predictions.
     """
     rows = _background(background)
-    if _whole(count, "count", 1) > len(rows):
+    if whole(count, 1, "count", 8) > len(rows):
         raise ValueError(
             f"Expected at most as many clusters as the background has rows, {len(rows)}; received count={count}. "
             "Lower it."
@@ -94,7 +95,7 @@ def kmeans(background, count, seed=0):
         from sklearn.cluster import KMeans
     flat = rows.reshape(len(rows), -1)
     count = min(count, len(np.unique(flat, axis=0)))  # no cluster is empty
-    found = KMeans(count, n_init=10, random_state=_whole(seed, "seed")).fit(flat.astype(np.float64, copy=False))
+    found = KMeans(count, n_init=10, random_state=whole(seed, 0, "seed", 0)).fit(flat.astype(np.float64, copy=False))
     centres = tables.like(background, found.cluster_centers_.reshape(count, *rows.shape[1:]))
     return weighted(centres, np.bincount(found.labels_, minlength=count))
 
@@ -277,8 +278,8 @@ def token(id, keep=()):
     Raises:
         ValueError, TypeError: the id is not a whole number that the inputs' dtype can hold, or inputs are not ids.
     """
-    _whole(id, "the id of a token")
-    kept = [_whole(k, "an id to keep") for k in np.ravel(keep)]
+    whole(id, 0, "the id of a token", 0)
+    kept = [whole(k, 0, "an id to keep", 0) for k in np.ravel(keep)]
 
     def make(inputs):
         x, columns = _array(inputs)
@@ -314,8 +315,8 @@ def uniform(low, high, samples=1, seed=0):
     Source: Sturmfels, Lundberg, Lee (2020), Visualizing the Impact of Feature Attribution Baselines.
     """
     low, high = _interval(low, high)
-    _whole(samples, "samples", 1)
-    _whole(seed, "seed")
+    whole(samples, 1, "samples", 20)
+    whole(seed, 0, "seed", 0)
 
     def make(inputs):
         x, columns = _array(inputs)
@@ -355,8 +356,8 @@ def gaussian(sigma, samples=1, seed=0, low=None, high=None):
     most = _numbers(high, "high") if high is not None else None
     if least is not None and most is not None:
         _interval(low, high)
-    _whole(samples, "samples", 1)
-    _whole(seed, "seed")
+    whole(samples, 1, "samples", 20)
+    whole(seed, 0, "seed", 0)
 
     def make(inputs):
         x, columns = _array(inputs)
@@ -399,8 +400,8 @@ def dinucleotide_shuffle(samples=1, seed=0):
     More Quickly than the Cover Time; as baselines Shrikumar, Greenside, Kundaje (2017), Learning Important Features
     Through Propagating Activation Differences.
     """
-    _whole(samples, "samples", 1)
-    _whole(seed, "seed")
+    whole(samples, 1, "samples", 20)
+    whole(seed, 0, "seed", 0)
 
     def make(inputs):
         x, columns = _array(inputs)
@@ -661,14 +662,6 @@ def _axes(axes, ndim):
             f"Give some of 1 to {ndim - 1}."
         )
     return tuple(int(a) % ndim for a in axes)
-
-
-def _whole(value, name, least=0):
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise ValueError(
-            f"Expected {name} to be a whole number ≥ {least}, received {value!r}. Give for example {least}."
-        )
-    return int(value)
 
 
 @contextlib.contextmanager

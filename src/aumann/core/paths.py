@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from aumann.arguments import number
+
 
 def straight(start, end, t):
     """γ(t) = x′ + t (x − x′): the path of integrated gradients, the only symmetric one (Sundararajan et al. 2017)."""
@@ -137,11 +139,8 @@ class Blur:
 
     def __post_init__(self):
         sigma, axes = self.sigma, self.axes
-        if isinstance(sigma, bool) or not isinstance(sigma, (int, float, np.number)) or not 0 < sigma < np.inf:
-            raise ValueError(
-                f"Expected a sigma > 0, the width of the blur in steps along the axes; received {sigma!r}. Give for "
-                "example half the width of an image."
-            )
+        meaning = "the width of the blur in steps along the axes"
+        number(sigma, "(0, inf)", "a sigma", "half the width of an image", meaning)
         if axes is not None:
             axes = tuple(axes) if isinstance(axes, (tuple, list)) else (axes,)
             if not axes or not all(isinstance(a, (int, np.integer)) for a in axes) or len(set(axes)) < len(axes):

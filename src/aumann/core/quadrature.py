@@ -5,8 +5,11 @@ A new rule is a function that returns a `Rule`: nodes, weights and the degree up
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from aumann.arguments import whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,10 +195,8 @@ def _legendre_moments(t, w, degree):
     return np.array(moments)
 
 
-def _count(n, least, rule):
-    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < least:
-        raise ValueError(f"{rule}: expected a whole number of nodes ≥ {least}, received {n!r}. Give for example 50.")
-    return int(n)
+def _count(n: Any, least: int, rule: str) -> int:
+    return whole(n, least, "n", 50, f"the nodes of {rule}")
 
 
 @functools.lru_cache(maxsize=64)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from aumann.arguments import is_whole
+
 
 @dataclass(frozen=True)
 class Output:
@@ -162,7 +164,7 @@ def _choose_output(path, outputs, several_outputs):
         return outputs[0], path
     if len(outputs) == 1:
         return outputs[0], path
-    if isinstance(first, (int, np.integer)) and not isinstance(first, bool):
+    if is_whole(first):
         if not 0 <= first < len(outputs):
             raise ValueError(
                 f"Expected an output between 0 and {len(outputs) - 1}, received {first}. {_valid(outputs)}"

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, fields
 
-import numpy as np
-
 from aumann import backends
+from aumann.arguments import choice, whole
 
 PRECISIONS = "full", "tf32"
+HALF_PRECISION = (
+    "For half precision give the model itself a dtype policy, such as "
+    'keras.config.set_dtype_policy("mixed_bfloat16") before it is built.'
+)
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,10 @@ class ExecutionOptions:
 
     def __post_init__(self):
         backends.compile_mode(self.compile)
-        size = self.batch_size
-        if size != "auto" and (isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1):
-            raise ValueError(
-                f'Expected batch_size="auto" or a whole number ≥ 1, received {size!r}. '
-                "Leave it out, or lower it where memory runs short."
-            )
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f'Expected precision="full" or "tf32", received {self.precision!r}. For half precision give the model '
-                'itself a dtype policy, such as keras.config.set_dtype_policy("mixed_bfloat16") before it is built.'
-            )
+        if self.batch_size != "auto":
+            advice = "Leave it out, or lower it where memory runs short."
+            whole(self.batch_size, 1, "batch_size", 32, 'or "auto"', advice)
+        choice(self.precision, PRECISIONS, "precision", HALF_PRECISION)
         if self.devices is not None:
             object.__setattr__(self, "devices", _named(self.devices))
 

@@ -60,20 +60,19 @@ class IndependenceWarning(UserWarning):
     """F of a row seems to depend on the rows beside it, by little."""
 
 
-def require(call, rounding):
+def require(problem):
     """Refuses targets that are no function of their row alone; warns where that is not certain.
 
     Args:
-        call: with its rows, starts and columns resolved.
-        rounding: relative error of F that is there whatever is done.
+        problem: an `aumann.explain.problem.Problem`.
 
     Raises:
         ValueError: the message names the cause.
     """
-    oracle, functions = call.oracle, tuple(call.functions)
+    oracle, functions = problem.oracle, problem.functions
     look = oracle.independence.get(functions)
     if look is None:
-        look = Look(call, rounding)
+        look = Look(problem)
         try:
             look.evaluate()
         except Exception as error:
@@ -82,14 +81,14 @@ def require(call, rounding):
             raise
         if look.unlike:  # else the rows of another call may tell more
             oracle.independence[functions] = look
-    look.judge(_positions(call))
+    look.judge(_positions(problem))
 
 
 class Look:
     """Answers to two unlike rows, together and alone.
 
     Args:
-        call, rounding: see `require`.
+        problem: see `require`.
 
     Attributes:
         unlike: whether the rows differ.
@@ -97,11 +96,13 @@ class Look:
         size: (positions,) the largest answer of the output that a position belongs to.
     """
 
-    def __init__(self, call, rounding):
-        self.oracle, self.functions = call.oracle, tuple(call.functions)
-        self.rounding = max(rounding, 16 * ROUNDING["float32"])  # Keras computes some float64 operations in float32
-        self.arrays, self.starts = call.arrays, call.starts
-        self.other, self.unlike = _most_unlike(call.arrays), False
+    def __init__(self, problem):
+        self.oracle, self.functions = problem.oracle, problem.functions
+        self.rounding = max(
+            problem.rounding, 16 * ROUNDING["float32"]
+        )  # Keras computes some float64 operations in float32
+        self.arrays, self.start_points = problem.arrays, problem.start_points
+        self.other, self.unlike = _most_unlike(problem.arrays), False
         self.seeds = [v for v in self.oracle.variables if v.path.endswith("seed_generator_state")]
         self.flat = self.oracle.programs.outputs_as_written(self.functions)
         self.free = self.flat is not None  # in its number of rows: nothing is compiled
@@ -109,7 +110,7 @@ class Look:
             tuned = self.oracle.programs.outputs(self.functions).tuner.tuned
             self.width = 3 if tuned else min(3, self.oracle.batch_size)
         else:
-            self.flat, self.width = self.oracle.programs.outputs(self.functions), self._compiled_width(call.rows)
+            self.flat, self.width = self.oracle.programs.outputs(self.functions), self._compiled_width(problem.rows)
         self.mixed = [int(i % 3 > 0) for i in range(self.width)]
         self.alike = min(2, self.width) if self.free else self.width
         self.fewer = max(1, self.alike - 1)
@@ -175,7 +176,7 @@ class Look:
         kinds = np.array(kinds)
         ends, side = self.oracle.load([a[np.where(kinds, self.other, 0)] for a in self.arrays], as_written=True)
         points = []
-        for end, start in zip(ends, self.starts.points, strict=True):
+        for end, start in zip(ends, self.start_points.points, strict=True):
             point = np.array(self.oracle.backend.host(end))
             x, share = point[:1].copy(), _uneven(point.shape[1:])
             start = start[self.other if len(start) > 1 else 0, 0]
@@ -200,10 +201,9 @@ class Look:
         if self.free:
             return False
         points, side = self._batch([0])
+        outputs = self.oracle.function.outputs
         each = [
-            self.oracle.backend.constants(
-                lambda *args: self.oracle.function.outputs(*args, self.functions), n, points, side
-            )
+            self.oracle.backend.constants(lambda *args: outputs(*args, self.functions), n, points, side)
             for n in (self.alike, self.fewer)
         ]
         return not _same(*([c for c in found if np.asarray(c).dtype.kind not in "biu"] for found in each))
@@ -244,9 +244,9 @@ class Look:
         return values
 
 
-def _positions(call):
-    """Positions of all targets of a call in the outputs' vector; those of "predicted" may be any of its output's."""
-    found = [np.arange(call.oracle.outputs[0].size) if c.positions is None else c.positions for c in call.columns]
+def _positions(problem):
+    """Positions of all targets of a problem in the outputs' vector; those of "predicted" may be any of its output's."""
+    found = [np.arange(problem.oracle.outputs[0].size) if c.positions is None else c.positions for c in problem.columns]
     return np.unique(np.concatenate(found))
 
 

@@ -14,7 +14,7 @@ much baselines differ, and two visits of one group how much places do; a design 
 
 import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,8 +23,9 @@ from aumann.core.engine import above
 from aumann.core.moments import Spread
 from aumann.core.quadrature import stratified
 from aumann.core.refinement import Refined, missed, size
+from aumann.explain.result import Result
 from aumann.features import tables
-from aumann.methods.integrated import Method, tolerance_or, whole
+from aumann.methods.base import Method, tolerance_or, whole
 
 TOLERANCE = 0.2
 MAX_EVALUATIONS = 2000
@@ -97,77 +98,81 @@ class ExpectedGradients(Method):
         """
         return super().explain(inputs, target, baseline, progress)
 
-    def call(self, inputs, target=None, baseline=0.0, progress=None):
+    def problem(self, inputs, target=None, baseline=0.0):
         drawn, count = _is_distribution(baseline), self.samples or self.max_evaluations
         if drawn:
             baseline = baselines.weighted(baseline(np.random.default_rng(self.seed), count))
         elif _is_background(baseline, inputs):
             baseline = baselines.weighted(baseline)
-        call = super().call(inputs, target, baseline, progress)
-        if drawn and call.starts.count != count:
+        problem = super().problem(inputs, target, baseline)
+        if drawn and problem.start_points.count != count:
             raise ValueError(
-                f"Expected {count} rows from baseline(rng, {count}), received {call.starts.count}. Return as many rows "
-                "as are asked for, on the first axis."
+                f"Expected {count} rows from baseline(rng, {count}), received {problem.start_points.count}. Return as "
+                "many rows as are asked for, on the first axis."
             )
-        call.drawn = drawn
-        return call
+        return replace(problem, drawn=drawn)
 
-    def sum(self, call):
-        call.exactness = {"rule": "stratified draws", "seed": self.seed}
+    def sum(self, problem, integrate):
+        stopping_rule = {"rule": "stratified draws", "seed": self.seed}
         if self.samples is not None:
-            call.exactness |= {"samples": self.samples}
-            return self._sample(call, np.arange(call.rows), self.samples)
-        call.exactness |= {"tolerance": self.tolerance, "max_evaluations": self.max_evaluations}
-        call.tolerance = self.tolerance
-        return self._refine(call)
+            stopping_rule |= {"samples": self.samples}
+            done = self._sample(problem, integrate, np.arange(problem.rows), self.samples)
+        else:
+            stopping_rule |= {"tolerance": self.tolerance, "max_evaluations": self.max_evaluations}
+            done = self._refine(problem, integrate)
+        return Result.of(done, integrate.how(stopping_rule))
 
-    def _sample(self, call, rows, samples):
+    def _sample(self, problem, integrate, rows, samples):
         """`Refined` of some rows by one design."""
-        m = call.starts.count
-        plan = design(samples, m, call.drawn)
+        m = problem.start_points.count
+        plan = design(samples, m, problem.drawn)
         rng = np.random.default_rng((self.seed, samples))
         groups = np.array_split(rng.permutation(m)[: plan.baselines], len(plan.visits))
-        between, places = Spread(), Spread()
-        call.tally.announce(plan.samples * len(rows))
+        of_groups, of_visits = Spread(), Spread()  # of the groups' parts, and of two visits of one group
+        integrate.tally.announce(plan.samples * len(rows))
         for which, visits in zip(groups, plan.visits, strict=True):
-            own = Spread()
+            group = Spread()
             for _ in range(visits):
                 rule = stratified(rng, which, plan.positions, m / plan.baselines)
-                own.add(call.integrate(rows, rule, once=self.samples is not None))
-            between.add(own.mean)
+                group.add(integrate(rows, rule, once=self.samples is not None))
+            of_groups.add(group.mean)
             if visits > 1:
-                places.add(own.variance())
+                of_visits.add(group.variance())
         r = len(groups)
-        if places.count:  # what places leave, and beside it what baselines do that were not drawn
-            left = sum(1 / v for v in plan.visits)
-            part = 1 - plan.baselines / m
-            variance = [left * p for p in places.mean]
-            if part:
-                variance = [
-                    v + part * np.maximum(r * b - v, 0) for v, b in zip(variance, between.variance(), strict=True)
-                ]
-        else:
-            variance = [r * b for b in between.variance()]
-        dtype = call.oracle.dtype
-        values = [(r * v).astype(dtype) for v in between.mean]
+        variance = _variance(plan, m, of_groups, of_visits)
+        dtype = problem.oracle.dtype
+        values = [(r * v).astype(dtype) for v in of_groups.mean]
         deviations = [np.sqrt(v).astype(dtype) for v in variance]
-        return _judged(values, deviations, call.change(rows), np.full(len(rows), plan.samples))
+        return _judged(values, deviations, integrate.ends.change(rows), np.full(len(rows), plan.samples))
 
-    def _refine(self, call):
+    def _refine(self, problem, integrate):
         """`Refined` of every row by the first design that is good enough, or by the last that could be paid for."""
-        most, m, done = self.max_evaluations, call.starts.count, None
-        want = np.full(call.rows, min(PILOT, most, m if call.drawn else most))
+        most, m, done = self.max_evaluations, problem.start_points.count, None
+        want = np.full(problem.rows, min(PILOT, most, m if problem.drawn else most))
         while want.any():
             for count in map(int, np.unique(want[want > 0])):
-                here = np.flatnonzero(want == count)
-                found = self._sample(call, here, count)
+                rows = np.flatnonzero(want == count)
+                sampled = self._sample(problem, integrate, rows, count)
                 if done is None:  # every row
-                    done = found
+                    done = sampled
                 else:
-                    done.put(here, found)
-                left = most - done.evaluations[here]
-                want[here] = _next(count, m, done.error[here].max(1) / self.tolerance, left)
+                    done.put(rows, sampled)
+                left = most - done.evaluations[rows]
+                want[rows] = _next(count, m, done.error[rows].max(1) / self.tolerance, left)
         return done
+
+
+def _variance(plan, m, of_groups, of_visits):
+    """Of the sum of the groups' parts: what places leave, and beside it what baselines do that were not drawn."""
+    r = len(plan.visits)
+    if not of_visits.count:
+        return [r * b for b in of_groups.variance()]
+    left = sum(1 / v for v in plan.visits)
+    part = 1 - plan.baselines / m
+    variance = [left * p for p in of_visits.mean]
+    if part:
+        variance = [v + part * np.maximum(r * b - v, 0) for v, b in zip(variance, of_groups.variance(), strict=True)]
+    return variance
 
 
 @dataclass(frozen=True)

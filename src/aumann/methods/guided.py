@@ -9,8 +9,8 @@ import functools
 import numpy as np
 from keras import ops
 
-from aumann.core.refinement import Refined
-from aumann.methods.integrated import Method
+from aumann.explain.result import Result
+from aumann.methods.base import Method
 
 CACHE = 1 << 15  # numbers that arithmetic on the host is done with at a time: four times as fast as all of them
 CLOSE = 1e-9  # of the whole distance: what is left to go may be rounding
@@ -52,26 +52,28 @@ class GuidedIntegratedGradients(Method):
                 raise ValueError(f"Expected {name} within [0, 1], received {share!r}. Give a share, as 0.1.")
         self.steps, self.fraction, self.distance = int(steps), float(fraction), float(distance)
 
-    def sum(self, call):
-        m, k = call.starts.count, call.index.shape[1]
-        call.tally.expect(call.rows * m * k * (self.steps + 1))
-        values = call.device_pool.divide(functools.partial(self._walk, call), np.arange(call.rows), call.tally)
-        call.places = np.linspace(0, 1, 65)
-        call.exactness = {"steps": self.steps, "fraction": self.fraction, "distance": self.distance}
-        spent = np.full(call.rows, m * k * (self.steps + 1))
-        return Refined([v.astype(call.oracle.dtype) for v in values], None, None, spent)
+    def sum(self, problem, integrate):
+        walks = problem.start_points.count * len(problem.columns)
+        integrate.tally.expect(problem.rows * walks * (self.steps + 1))
+        walk = functools.partial(self._walk, problem, integrate.ends)
+        values = integrate.divide(walk, np.arange(problem.rows))
+        how = integrate.how({"steps": self.steps, "fraction": self.fraction, "distance": self.distance})
+        spent = np.full(problem.rows, walks * (self.steps + 1))
+        return Result([v.astype(problem.oracle.dtype) for v in values], spent, how)
 
-    def _walk(self, call, chosen, tally):
+    def _walk(self, problem, ends, chosen, tally):
         """Values of some rows: for each point (rows, targets, *row)."""
-        o, m, k = call.oracle, call.starts.count, call.index.shape[1]
-        slopes = o.programs.slopes(call.functions)
+        o, starts = problem.oracle, problem.start_points
+        m, k = starts.count, len(problem.columns)
+        slopes = o.programs.slopes(problem.functions)
         values = [np.zeros((len(chosen), k, *shape)) for shape in o.shapes]
         walks = len(chosen) * m * k
         for walk, real in slopes.tuner.groups(walks):
             here, j, target = walk // (m * k), walk // k % m, walk % k
             rows = chosen[here]
-            ends, side = call.load(rows)
-            index = ops.convert_to_tensor(call.index[rows % len(call.index), target][:, None].astype("int32"))
+            inputs, side = problem.load(rows)
+            index = ends.positions[rows % len(ends.positions), target][:, None]
+            index = ops.convert_to_tensor(index.astype("int32"))
 
             def gradient(points, side=side, index=index, real=real):
                 points = [ops.convert_to_tensor(p) for p in self._cut(points, o.shapes, o.dtype)]
@@ -79,10 +81,10 @@ class GuidedIntegratedGradients(Method):
                 tally(real)
                 return self._join([p * 0 if c[0] is None else c[0] for p, c in zip(points, columns, strict=True)], o)
 
-            start, end = (self._join(p, o).astype("float64") for p in (call.start_points(rows, j), ends))
+            start, end = (self._join(p, o).astype("float64") for p in (problem.load_starts(rows, j), inputs))
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told of the values
                 shares = walked(gradient, start, end, self.steps, self.fraction, self.distance)
-            weights = call.starts.weights[rows % len(call.starts.weights), j]
+            weights = starts.weights[rows % len(starts.weights), j]
             for value, share in zip(values, self._cut(shares * weights[:, None], o.shapes, "float64"), strict=True):
                 np.add.at(value, (here[:real], target[:real]), share[:real])
         return values

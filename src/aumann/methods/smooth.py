@@ -10,10 +10,13 @@ import numpy as np
 from aumann.core.baselines import FIXED
 from aumann.core.moments import Spread
 from aumann.execution.progress import reporter
-from aumann.explain.explain import CompletenessWarning, ToleranceWarning, fingerprint
+from aumann.explain.answer import fingerprint
+from aumann.explain.checks import CompletenessWarning, ToleranceWarning
+from aumann.explain.endpoints import settled
+from aumann.explain.explain import explain
 from aumann.explanation import rebuild, walk
 from aumann.features import tables
-from aumann.methods.integrated import Method, whole
+from aumann.methods.base import Method, whole
 from aumann.model.inputs import brief
 from aumann.user_warnings import warn
 
@@ -75,40 +78,42 @@ class Smooth:
             ValueError, TypeError: as the explainer; or no input can have noise.
         """
         method = self.explainer
-        call = method.call(inputs, target, baseline)
-        scales = self._scales(call)
+        problem = method.problem(inputs, target, baseline)
+        scales = self._scales(problem)
         seeded = hasattr(method, "seed")
-        copies = 1 if seeded else max(1, call.batch_size // call.rows)
-        found = Spread(4 if self.moment == "variance" else 2)
+        at_a_time = 1 if seeded else max(1, problem.oracle.batch_size // problem.rows)
+        moments = Spread(4 if self.moment == "variance" else 2)
         ends, spent, converged = Spread(), 0, True
         with (
-            method.at_work(call.device_pool),
-            ThreadPoolExecutor(1) as aside,
+            method.at_work(problem.device_pool),
+            ThreadPoolExecutor(1) as background,
             reporter(progress) as tally,
             warnings.catch_warnings(),
         ):
             for category in (CompletenessWarning, ToleranceWarning):  # of samples; said once, of rows, at the end
                 warnings.simplefilter("ignore", category)
-            weights = aside.submit(fingerprint, method.model)
-            for first in range(0, self.samples, copies):
-                draws = range(first, min(first + copies, self.samples))
+            weights = background.submit(fingerprint, method.model)
+            if not problem.drawn:
+                problem = settled(problem)
+            for first in range(0, self.samples, at_a_time):
+                draws = range(first, min(first + at_a_time, self.samples))
                 if seeded:
-                    call = self._reseeded(call, inputs, target, baseline, first)
-                noisy = self._noisy(call, scales, draws)
-                noisy.progress = _passed_on(tally, int(np.sum(spent)), (self.samples - first) / len(draws))
-                e = call.oracle.within_memory(noisy.explanation, weights)
+                    problem = self._reseeded(problem, inputs, target, baseline, first)
+                noisy = self._noisy(problem, scales, draws)
+                heard = _passed_on(tally, int(np.sum(spent)), (self.samples - first) / len(draws))
+                e, _ = problem.oracle.within_memory(explain, noisy, weights, heard)
                 for k in range(len(draws)):
-                    rows = slice(k * call.rows, (k + 1) * call.rows)
+                    rows = slice(k * problem.rows, (k + 1) * problem.rows)
                     values = [np.asarray(v[rows], np.float64) for _, v in walk(e.values)]
-                    found.add([v**2 for v in values] if self.moment == "square" else values)
+                    moments.add([v**2 for v in values] if self.moment == "square" else values)
                     ends.add([e.prediction[rows], e.base_value[rows]])
                     spent = spent + e.evaluations[rows]
                     converged = None if e.converged is None else converged & e.converged[rows]
-        return self._explanation(call, e, found, ends, spent, converged)
+        return self._explanation(problem, e, moments, ends, spent, converged)
 
-    def _scales(self, call):
+    def _scales(self, problem):
         """For each leaf the standard deviations of its noise, (n or 1, *1 or row), or None."""
-        names = call.oracle.names
+        names = problem.oracle.names
         given, several = self.noise, len(names) > 1
         if several and tables.heads(given) is not None:
             given = tables.by_input(given, names)
@@ -128,13 +133,13 @@ class Smooth:
             each = list(given)
         else:
             each = [given] * len(names)
-        floats = [a.dtype.kind == "f" and r != FIXED for a, r in zip(call.arrays, call.oracle.roles, strict=True)]
+        floats = [a.dtype.kind == "f" and r != FIXED for a, r in zip(problem.arrays, problem.oracle.roles, strict=True)]
         scales = [
             _scale(noise, a, leaf.name, leaf.features) if moves else None
-            for noise, a, leaf, moves in zip(each, call.arrays, call.leaves, floats, strict=True)
+            for noise, a, leaf, moves in zip(each, problem.arrays, problem.leaves, floats, strict=True)
         ]
         if not any(s is not None and s.any() for s in scales):
-            held = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in zip(names, call.arrays, strict=True))
+            held = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in zip(names, problem.arrays, strict=True))
             raise ValueError(
                 f"Expected an input that noise can be added to, received {held} and noise={given!r:.80}. "
                 "Integers, token ids among them, and inputs held still take none; an input of one number, or of equal "
@@ -142,46 +147,42 @@ class Smooth:
             )
         return scales
 
-    def _noisy(self, call, scales, draws):
-        """A call whose rows are those of `call`, once with the noise of each draw."""
-        rows = np.tile(np.arange(call.rows), len(draws))
-        arrays = [a if s is None else [] for a, s in zip(call.arrays, scales, strict=True)]
+    def _noisy(self, problem, scales, draws):
+        """The problem with each row once with the noise of each draw."""
+        rows = np.tile(np.arange(problem.rows), len(draws))
+        noisy = [a if s is None else [] for a, s in zip(problem.arrays, scales, strict=True)]
         for k in draws:
             rng = np.random.default_rng((self.seed, k))
-            for a, s, noisy in zip(call.arrays, scales, arrays, strict=True):
+            for a, s, of_leaf in zip(problem.arrays, scales, noisy, strict=True):
                 if s is not None:
-                    noisy.append((a + s * rng.normal(size=a.shape[1:])).astype(a.dtype))
-        made = [a[rows] if s is None else np.concatenate(a) for a, s in zip(arrays, scales, strict=True)]
-        return call.again(made, rows)
+                    of_leaf.append((a + s * rng.normal(size=a.shape[1:])).astype(a.dtype))
+        arrays = [a[rows] if s is None else np.concatenate(a) for a, s in zip(noisy, scales, strict=True)]
+        return problem.with_inputs(arrays, rows)
 
-    def _reseeded(self, call, inputs, target, baseline, k):
-        """The call with other draws, for each sample its own: baselines that samples shared would not average out."""
+    def _reseeded(self, problem, inputs, target, baseline, k):
+        """The problem with other draws, for each sample: baselines that samples shared would not average out."""
         method = copy.copy(self.explainer)
         method.seed = int(np.random.SeedSequence((method.seed, self.seed, k)).generate_state(1)[0])
-        if call.drawn:
-            return method.call(inputs, target, baseline)
-        call = copy.copy(call)
-        call.method = method
-        return call
+        return settled(method.problem(inputs, target, baseline)) if problem.drawn else replace(problem, method=method)
 
-    def _explanation(self, call, e, found, ends, spent, converged):
-        values, variance = found.mean, [v / self.samples for v in found.variance()]
+    def _explanation(self, problem, e, moments, ends, spent, converged):
+        values, variance = moments.mean, [v / self.samples for v in moments.variance()]
         if self.moment == "variance":
-            values, variance = found.variance(), found.variance_of_variance()
+            values, variance = moments.variance(), moments.variance_of_variance()
         prediction, base_value = ends.mean
         residual = sum(v.reshape(*prediction.shape, -1).sum(-1) for v in values) - (prediction - base_value)
         self._judge(e, values, residual, converged)
         dtypes = [v.dtype for _, v in walk(e.values)]
         smooth = {"of": e.provenance["method"], "samples": self.samples, "moment": self.moment, "seed": self.seed}
         smooth["noise"] = float(self.noise) if np.isscalar(self.noise) else "given"
-        provenance = {**e[: call.rows].provenance, "method": "Smooth", "smooth": smooth}
+        provenance = {**e[: problem.rows].provenance, "method": "Smooth", "smooth": smooth}
         if self.moment != "mean":
             provenance["complete"] = False
         return replace(
-            e[: call.rows],
+            e[: problem.rows],
             values=rebuild(e.values, map(np.ndarray.astype, values, dtypes)),
             standard_error=rebuild(e.values, map(np.ndarray.astype, map(np.sqrt, variance), dtypes)),
-            inputs=call.pack(call.arrays),
+            inputs=problem.pack(problem.arrays),
             prediction=prediction,
             base_value=base_value,
             residual=residual,

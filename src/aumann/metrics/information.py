@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 
+from aumann.arguments import choice
 from aumann.explanation import channel_axis
 from aumann.metrics.perturbation import generator
 from aumann.metrics.probe import Probe
@@ -60,8 +61,7 @@ def information_curve(
     Source: Kapishnikov et al. (2019), XRAI: Better Attributions Through Regions.
     """
     checked_by(by)
-    if kind not in ("softmax", "accuracy"):
-        raise ValueError(f'Expected kind="softmax" or kind="accuracy", received {kind!r}. Choose one of them.')
+    choice(kind, ("softmax", "accuracy"), "kind")
     thresholds = np.asarray(thresholds, np.float64)
     if thresholds.ndim != 1 or not ((thresholds > 0) & (thresholds < 1)).all() or (np.diff(thresholds) <= 0).any():
         raise ValueError(f"Expected ascending thresholds between 0 and 1, received {thresholds}. Sort them.")

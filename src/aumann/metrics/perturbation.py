@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 from keras import tree
 
+from aumann.arguments import number, whole
 from aumann.metrics.probe import LIMIT, Probe
-from aumann.metrics.removal import _whole
 from aumann.metrics.values_alone import ratio
 
 
@@ -49,7 +49,7 @@ def infidelity(
     probe = Probe(explainer, explanation, target)
     probe.same_targets()
     fills = probe.fill("baseline") if perturb is None else None
-    samples, perturb = _whole(samples, "samples"), _perturbation(probe, perturb, fills)
+    samples, perturb = whole(samples, 1, "samples", 20), _perturbation(probe, perturb, fills)
     expected, found = (np.empty((probe.rows, samples, probe.prediction.shape[1])) for _ in range(2))
     size = max(1, LIMIT // (samples * sum(x[0].size for x in probe.inputs)))
     for first in range(0, probe.rows, size):
@@ -101,7 +101,7 @@ def max_sensitivity(
     probe.same_targets()
     if perturb is None:
         raise TypeError("Expected perturb= to be a radius or a callable, received None. Give a radius such as 0.02.")
-    samples, perturb = _whole(samples, "samples"), _perturbation(probe, perturb)
+    samples, perturb = whole(samples, 1, "samples", 20), _perturbation(probe, perturb)
     generators = [generator(probe, row, seed) for row in range(probe.rows)]
     worst = np.zeros_like(probe.prediction)
     for _ in range(samples):
@@ -127,11 +127,8 @@ def _perturbation(probe, perturb, fills=None):
         return lambda leaves, rng, row: [_halved(probe, i, x, fills[i], rng, row) for i, x in enumerate(leaves)]
     if callable(perturb):
         return lambda leaves, rng, row: _called(probe, perturb, leaves, rng)
-    if isinstance(perturb, bool) or not isinstance(perturb, (int, float, np.number)) or not 0 < perturb < np.inf:
-        raise ValueError(
-            f"Expected perturb= to be a radius > 0 or a callable (inputs, generator), received {perturb!r}. Give for "
-            "example 0.02, in units of the inputs."
-        )
+    meaning = "or a callable (inputs, generator)"
+    number(perturb, "(0, inf)", "perturb= to be a radius", "0.02, in units of the inputs", meaning)
     noisy = [i for i in probe.moving if not probe.embedded[i]]
     if not noisy:
         raise ValueError(

@@ -9,6 +9,7 @@ import numpy as np
 from keras import tree
 
 from aumann import backends
+from aumann.arguments import choice
 from aumann.explanation import feature_axes
 from aumann.metrics.probe import Probe
 from aumann.metrics.values_alone import checked_by, optional
@@ -73,10 +74,8 @@ def randomization(
     Source: Adebayo et al. (2018), Sanity Checks for Saliency Maps.
     """
     checked_by(by)
-    if mode not in ("cascading", "independent"):
-        raise ValueError(f'Expected mode="cascading" or mode="independent", received {mode!r}. Choose one of them.')
-    if similarity not in ("spearman", "ssim"):
-        raise ValueError(f'Expected similarity="spearman" or "ssim", received {similarity!r}. Choose one of them.')
+    choice(mode, ("cascading", "independent"), "mode")
+    choice(similarity, ("spearman", "ssim"), "similarity")
     chosen = _layers(getattr(explainer, "model", None), layers)
     probe = Probe(explainer, explanation, target)
     probe.same_targets()

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aumann.arguments import choice, number, whole
 from aumann.metrics.probe import LIMIT, Probe, features
 from aumann.metrics.values_alone import checked_by
 
@@ -33,8 +34,7 @@ class Curve:
 
     def aggregate(self, how="median"):
         """One curve for all rows, point by point: "median" or "mean". Rows of NaN are left out."""
-        if how not in ("median", "mean"):
-            raise ValueError(f'Expected "median" or "mean", received {how!r}. Choose one of them.')
+        choice(how, ("median", "mean"), "how")
         rows = self.values[~np.isnan(self.values).reshape(len(self.values), -1).any(1)]
         if not len(rows):
             raise ValueError("Expected at least one row without NaN, received none. See what the rows lack.")
@@ -83,7 +83,7 @@ def deletion(
     Source: Petsiuk, Das, Saenko (2018), RISE: Randomized Input Sampling for Explanation of Black-box Models.
     """
     probe, own = _ranked(explainer, explanation, target, by, axis, groups)
-    counts = _counts(own.count, _whole(steps, "steps"))
+    counts = _counts(own.count, whole(steps, 1, "steps", 20))
     values = _values(probe, own, counts, by, fill)
     return Curve(counts / own.count, _normalized(values, 0, -1) if normalize else values)
 
@@ -110,7 +110,7 @@ def insertion(
     Source: Petsiuk, Das, Saenko (2018), RISE: Randomized Input Sampling for Explanation of Black-box Models.
     """
     probe, own = _ranked(explainer, explanation, target, by, axis, groups)
-    counts = _counts(own.count, _whole(steps, "steps"))
+    counts = _counts(own.count, whole(steps, 1, "steps", 20))
     values = _values(probe, own, counts, by, fill, restore=True)
     return Curve(counts / own.count, _normalized(values, -1, 0) if normalize else values)
 
@@ -170,13 +170,10 @@ def cumulative_preservation(
 
 
 def _cumulative(explainer, explanation, target, by, fraction, steps, fill, axis, groups, lowest):
-    if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.number)) or not 0 < fraction <= 1:
-        raise ValueError(
-            f"Expected a fraction of the features above 0 and up to 1, received {fraction!r}. Give for example 0.1."
-        )
+    number(fraction, "(0, 1]", "a fraction of the features", 0.1)
     probe, own = _ranked(explainer, explanation, target, by, axis, groups)
     most = max(1, round(fraction * own.count))
-    counts = _counts(most, most if steps is None else _whole(steps, "steps"))
+    counts = _counts(most, most if steps is None else whole(steps, 1, "steps", 20))
     values = _values(probe, own, counts, by, fill, lowest)
     sums = np.cumsum(np.abs(np.diff(values)), -1)
     return Curve(counts / own.count, np.concatenate([np.zeros_like(sums[..., :1]), sums], -1))
@@ -226,9 +223,3 @@ def _normalized(values, one, zero):
     low, high = values[..., zero, None], values[..., one, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # ends that are equal give NaN
         return np.where(high == low, np.nan, (values - low) / (high - low))
-
-
-def _whole(number, name):
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < 1:
-        raise ValueError(f"Expected {name} to be a whole number ≥ 1, received {number!r}. Give for example 20.")
-    return int(number)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aumann.arguments import choice, number
 from aumann.explanation import Explanation, embedded, walk
 
 
@@ -94,8 +95,7 @@ def pointing_game(explanation, mask, *, by, axis=None, tolerance=0.0):
     e = checked(explanation)
     e = e if axis is None else e.sum(axis=axis)
     size = {"signed": np.asarray, "absolute": np.abs}[checked_by(by)]
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.number)) or not tolerance >= 0:
-        raise ValueError(f"Expected a tolerance ≥ 0 in pixels, received {tolerance!r}. Give for example 15.")
+    number(tolerance, "[0, inf]", "a tolerance", 15, "in pixels")
     shape = e.prediction.shape
     masks, inside = [], np.zeros(len(e), bool)
     for path, values, own in walk(e.values, mask):
@@ -170,11 +170,7 @@ def checked(explanation):
 
 
 def checked_by(by):
-    if by not in ("signed", "absolute"):
-        raise ValueError(
-            f'Expected by="signed" or by="absolute", received {by!r}. Say whether values count as they are or by size.'
-        )
-    return by
+    return choice(by, ("signed", "absolute"), "by", "Say whether values count as they are or by size.")
 
 
 def ratio(part, whole):

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from aumann.arguments import is_whole
 from aumann.explanation import Explanation, input_path, rebuild, walk
 
 
@@ -121,7 +122,7 @@ def wavelet(explanation, name="haar", axis=0, *, level=None, input=None) -> Expl
         axes = _axes(axis, row)
         halvings = min((row[a] & -row[a]).bit_length() - 1 for a in axes)
         depth = min(halvings, pywt.dwt_max_level(min(row[a] for a in axes), name)) if level is None else level
-        if isinstance(depth, bool) or not isinstance(depth, int | np.integer) or not 1 <= depth <= halvings:
+        if not is_whole(depth, 1, halvings):
             raise ValueError(
                 f"Expected a level from 1 to {halvings} for axes of length {[row[a] for a in axes]}; received {depth}. "
                 "Give a level, or bring the length to a multiple of a power of two."

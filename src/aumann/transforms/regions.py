@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 
+from aumann.arguments import choice, number
 from aumann.explanation import Explanation, channel_axis, input_path, rebuild, walk
 
 SCALES = (50, 100, 150, 250, 500, 1200)
@@ -40,8 +41,7 @@ class Regions:
         Raises:
             ValueError: a fraction outside of that.
         """
-        if not 0 < area <= 1:
-            raise ValueError(f"Expected a fraction of the pixels in (0, 1]; received {area!r}. Give for example 0.2.")
+        area = number(area, "(0, 1]", "a fraction of the pixels", 0.2)
         flat = self.ranks.reshape(*self.ranks.shape[:-2], -1)
         needed = math.ceil(round(area * flat.shape[-1], 9))
         last = np.sort(flat, axis=-1)[..., needed - 1]
@@ -76,10 +76,8 @@ def xrai(explanation, segments=None, *, input=None, channels="sum", fast=False, 
 
     Source: Kapishnikov, Bolukbasi, Viégas, Terry (2019), XRAI: Better Attributions Through Regions.
     """
-    if channels not in CHANNELS:
-        raise ValueError(f"Expected channels among {list(CHANNELS)}; received {channels!r}. Choose one.")
-    if not 0 <= least < 1:
-        raise ValueError(f"Expected least as a fraction of the image in [0, 1); received {least!r}. Try 0.001.")
+    choice(channels, CHANNELS, "channels")
+    least = number(least, "[0, 1)", "least as a fraction of the image", 0.001)
     path = input_path(explanation, input, lambda row: len(row) in (2, 3), "an image")
     lead, names = explanation.prediction.shape, explanation.names.get("features")
     values, features, axes = [], [], []

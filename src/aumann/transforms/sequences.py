@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aumann.arguments import is_whole
 from aumann.explanation import input_path, walk
 from aumann.storage.archive import replacing
 
@@ -129,6 +130,6 @@ def _one_hot(array, dtype, axis=-1):
 def _target(target, known):
     if target in known:
         return known.index(target)
-    if isinstance(target, int | np.integer) and not isinstance(target, bool) and 0 <= target < len(known):
+    if is_whole(target, 0, len(known) - 1):
         return int(target)
     raise ValueError(f"Expected target= among {known}, or its position; received {target!r}. Choose one.")
