@@ -1,7 +1,11 @@
 """Methods at layers inside a model, while its inputs move along the path."""
 
+from typing import Any, Unpack
+
 from aumann.core import credits
+from aumann.core.quadrature import Rule
 from aumann.methods.integrated import IntegratedGradients
+from aumann.methods.signatures import Execution
 from aumann.model.layers import find_all
 
 
@@ -19,7 +23,7 @@ class Conductance(IntegratedGradients):
     and the provenance says that they are not complete.
 
     Cost: each gradient is a forward pass with a Jacobian-vector product up to the layer, a forward pass and a backward
-    pass down to it. Arguments other than `layer`, and tolerance, as for `IntegratedGradients`.
+    pass down to it. Tolerance as for `IntegratedGradients`.
 
     Args:
         layer: a layer, its name, a path, `aumann.input_of(layer)`, or a list of those.
@@ -29,23 +33,17 @@ class Conductance(IntegratedGradients):
 
     def __init__(
         self,
-        model,
-        layer,
+        model: Any,
+        layer: Any,
         *,
-        output=None,
-        tolerance=None,
-        max_evaluations=None,
-        rule=None,
-        **execution,
-    ):
-        super().__init__(
-            model,
-            output=output,
-            tolerance=tolerance,
-            max_evaluations=max_evaluations,
-            rule=rule,
-            **execution,
-        )
+        output: Any = None,
+        tolerance: float | None = None,
+        max_evaluations: int | None = None,
+        rule: Rule | None = None,
+        **execution: Unpack[Execution],
+    ) -> None:
+        budget = {"tolerance": tolerance, "max_evaluations": max_evaluations, "rule": rule}
+        super().__init__(model, output=output, **budget, **execution)
         self.inner = find_all(model, layer)
 
 
@@ -53,7 +51,7 @@ class InternalInfluence(Conductance):
     """Internal influence of the units of a layer: ∫₀¹ ∂F/∂y dt along the path of the inputs, in F per unit of y.
 
     The mean gradient at the layer, before the factor by which the layer moves: values do not add up to anything.
-    Values, arguments and tolerance as for `Conductance`. Cost: each gradient is a forward pass and a backward pass
+    Values and tolerance as for `Conductance`. Cost: each gradient is a forward pass and a backward pass
     down to the layer.
 
     Source: Leino et al. (2018), Influence-Directed Explanations for Deep Convolutional Networks.
