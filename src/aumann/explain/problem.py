@@ -14,7 +14,7 @@ from aumann.core import baselines, paths, targets
 from aumann.core.secant import ROUNDING
 from aumann.execution.devices import DevicePool
 from aumann.execution.options import ExecutionOptions
-from aumann.explain import independence, start_points
+from aumann.explain import start_points
 from aumann.explain.result import Result
 from aumann.features import tables
 from aumann.model import inputs
@@ -209,7 +209,7 @@ def resolve(
         target, baseline: as `explain` is given them.
 
     Raises:
-        ValueError, TypeError: they do not fit together, or F of a row depends on other rows.
+        ValueError, TypeError: they do not fit together.
     """
     for item in target if isinstance(target, list) else [target]:
         if tables.is_row(item):
@@ -232,7 +232,6 @@ def resolve(
         input_space_baselines=input_space_baselines,
     )
     problem.refuse_loose_ends()
-    independence.require(problem)
     return problem
 
 

@@ -16,6 +16,7 @@ from aumann.core import baselines, credits, targets
 from aumann.core.paths import straight
 from aumann.execution.devices import DevicePool
 from aumann.execution.options import settings
+from aumann.explain import independence
 from aumann.explain.answer import fingerprint, predicted
 from aumann.explain.endpoints import predict
 from aumann.explain.explain import explain
@@ -159,7 +160,9 @@ class Method:
         with device_pool.backend.arithmetic(self.execution.precision):
             oracle = self._oracle(structure, leaves)
         with self.at_work(device_pool):
-            return resolve(self, oracle, structure, leaves, target, baseline, device_pool)
+            problem = resolve(self, oracle, structure, leaves, target, baseline, device_pool)
+            independence.require(problem)
+            return problem
 
     @contextlib.contextmanager
     def at_work(self, device_pool: DevicePool) -> Iterator[None]:
