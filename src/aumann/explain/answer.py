@@ -99,11 +99,11 @@ def _errors(problem: Problem, result: Result) -> dict[str, Any]:
 
 
 def _leaf_errors(problem: Problem, result: Result) -> np.ndarray:
-    """For every leaf (n, targets): the error of its own values, which may be those of several points."""
-    points = [*problem.oracle.moving, *(r.leaves[0] for r in problem.oracle.readings)]
+    """For every leaf (n, targets): the error of its own values, which may be those of several layers."""
+    leaves = [*problem.oracle.moving, *(r.leaves[0] for r in problem.oracle.readings)]
     sizes = [refinement.size(v) for v in result.values]
     off, mass = (np.zeros((len(problem.leaves), *result.error.shape)) for _ in range(2))
-    for i, part, size in zip(points, result.parts, sizes, strict=True):
+    for i, part, size in zip(leaves, result.parts, sizes, strict=True):
         known = np.isfinite(part)
         off[i] += np.where(known, np.where(known, part, 0) * size, np.inf)
         mass[i] += size

@@ -50,6 +50,8 @@ class Method:
     Attributes:
         complete: whether the values add up to F(x) − F(x′), as far as they are exact.
         spans: whether, complete or not, they see the whole path: where all are zero, F cannot change.
+        moving_sites: the outputs and inputs of layers that move in place of inputs; None for those of every Embedding.
+        target_layers: those that values are for while inputs move; none for values of what moves.
     """
 
     path: Any = staticmethod(straight)
@@ -78,8 +80,8 @@ class Method:
                 f"Expected one device for a graph of another framework, which runs where that puts it; received "
                 f"devices={execution['devices']!r}. Leave devices= out."
             )
-        self.places = None if layer is None else find_all(model, layer)
-        self.inner = ()
+        self.moving_sites = None if layer is None else find_all(model, layer)
+        self.target_layers = ()
         self._oracles, self._fill = {}, None
 
     def __init_subclass__(cls) -> None:
@@ -212,13 +214,13 @@ class Method:
     def __getstate__(self) -> dict[str, Any]:
         """What is compiled is left behind, and made anew; layers are kept by where they stand in the model."""
         state = {k: {} if k in self.COMPILED else v for k, v in vars(self).items()}
-        for name in ("output", "places", "inner"):
+        for name in ("output", "moving_sites", "target_layers"):
             state[name] = addresses(self.model, state[name])
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        for name in ("output", "places", "inner"):
+        for name in ("output", "moving_sites", "target_layers"):
             setattr(self, name, at_addresses(self.model, state[name]))
 
     def __copy__(self) -> Method:
@@ -231,7 +233,7 @@ class Method:
         kinds = tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
         key = str(structure), kinds, self._fill
         if key not in self._oracles:
-            how = self.output, self.places, self.inner, self.execution, self._fill
+            how = self.output, self.moving_sites, self.target_layers, self.execution, self._fill
             self._oracles[key] = Laid(self.model, structure, leaves, *how)
         return self._oracles[key]
 

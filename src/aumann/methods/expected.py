@@ -1,14 +1,14 @@
-"""Expected gradients: attributions averaged over baselines and places on the path, both drawn at random.
+"""Expected gradients: attributions averaged over baselines and nodes of the path, both drawn at random.
 
 The mean over m baselines of integrals over t is a sum over groups of s baselines. A *visit* of a group estimates its
-part: every baseline of it at one place (or more) of the path, the places stratified over the group. Groups tell how
-much baselines differ, and two visits of one group how much places do; a design is how many there are of each:
+part: every baseline of it at one node (or more) of the path, the nodes stratified over the group. Groups tell how
+much baselines differ, and two visits of one group how much nodes do; a design is how many there are of each:
 
 - few samples, up to a quarter of the baselines: as many distinct baselines, each once. The variance between groups is
   that of the mean, or a little more, for a finite set is drawn without replacement;
 - up to twice as many as baselines: two visits of as many groups as that pays for, a half at least, and one of the
-  others. With all baselines in, only what places differ by is left;
-- more: every baseline at as many places, in two visits or more, in each of which the places of a baseline are strata
+  others. With all baselines in, only what nodes differ by is left;
+- more: every baseline at as many nodes, in two visits or more, in each of which the nodes of a baseline are strata
   of their own, so that the error falls faster than 1/√samples.
 """
 
@@ -48,7 +48,7 @@ class ExpectedGradients(Method):
 
     The same as `IntegratedGradients` averaged over all the baselines of the set, at the cost of `samples` gradients a
     row instead of m · len(rule). Baselines are drawn without replacement, rows of several inputs together, each at
-    places of its own on the path. `Explanation.standard_error` has the standard error of every value: the standard
+    nodes of its own on the path. `Explanation.standard_error` has the standard error of every value: the standard
     deviation over seeds, unbiased in the square except up to m / 4 samples, where it is up to 15 % too large.
     `error` is 2 · Σ standard errors / Σ |values| of a row, or what the values miss of F(x) − F(x′) if that is more.
 
@@ -139,7 +139,7 @@ class ExpectedGradients(Method):
             group = Spread()
             for _ in range(visits):
                 rule = stratified(rng, which, plan.positions, m / plan.baselines)
-                group.add(integrate(rows, rule, once=self.samples is not None))
+                group.add(integrate(rows, rule, fixed_shapes=self.samples is not None))
             of_groups.add(group.mean)
             if visits > 1:
                 of_visits.add(group.variance())
@@ -168,7 +168,7 @@ class ExpectedGradients(Method):
 
 
 def _variance(plan: Design, m: int, of_groups: Spread, of_visits: Spread) -> list[np.ndarray]:
-    """Of the sum of the groups' parts: what places leave, and beside it what baselines do that were not drawn."""
+    """Of the sum of the groups' parts: what nodes leave, and beside it what baselines do that were not drawn."""
     r = len(plan.visits)
     if not of_visits.count:
         return [r * b for b in of_groups.variance()]

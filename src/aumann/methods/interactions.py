@@ -53,7 +53,7 @@ class Interactions:
     Attributes:
         values: (n[, targets], chosen, features); Γᵢⱼ is half of what i and j are worth together for i ≠ j, Γⱼᵢ being
             the other, and what i is worth by itself for i = j. All features: a symmetric matrix that sums to
-            F(x) − F(x′). Features are those of all inputs that move, laid end to end, or their groups.
+            F(x) − F(x′). Features are those of all inputs that move, flattened, or their groups.
         features: the name of each feature or group.
         chosen: (chosen,) positions among the features.
         residual: (n[, targets], chosen), Σⱼ Γᵢⱼ − φᵢ.

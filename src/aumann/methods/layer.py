@@ -17,7 +17,7 @@ class Conductance(IntegratedGradients):
     complete at any number of cells. Of a set of baselines, the weighted mean. Integer ids move at their Embedding.
 
     `Explanation.values` are (n, *row of the layer), `inputs` the layer's own values at x, `baseline` None; of several
-    layers, dicts by name. The values of a layer add up to F(x) − F(x′) if it cuts the network, that is if nothing
+    layers, dicts by name. The values of a layer add up to F(x) − F(x′) if it cuts the graph, that is if nothing
     reaches F around it: where something does, a `CompletenessWarning` says so, and `residual` how much. Layers side by
     side share that sum; of layers one behind the other each has its own, `residual` is that of all values together,
     and the provenance says that they are not complete.
@@ -44,7 +44,7 @@ class Conductance(IntegratedGradients):
     ) -> None:
         budget = {"tolerance": tolerance, "max_evaluations": max_evaluations, "rule": rule}
         super().__init__(model, output=output, **budget, **execution)
-        self.inner = find_all(model, layer)
+        self.target_layers = find_all(model, layer)
 
 
 class InternalInfluence(Conductance):

@@ -44,7 +44,7 @@ class SequentialIntegratedGradients(IntegratedGradients):
         tokens, results = shapes[0][0], []
         at_a_time = max(1, problem.oracle.batch_size // tokens)
         for rows in np.array_split(np.arange(problem.rows), -(-problem.rows // at_a_time)):
-            # between x and the mean of F with one token replaced
+            # from the mean of F with one token replaced to F(x)
             part = integrate.part(rows, _one_at_a_time(problem, rows, tokens), complete=not problem.oracle.repeats)
             result = super().sum(part.problem, part)
             # of a mean over baselines, the sum

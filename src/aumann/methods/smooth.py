@@ -130,20 +130,20 @@ class Smooth:
                     f"Expected noise for some of the inputs {names}, received {sorted(map(str, unknown))}. Name them "
                     "as the inputs."
                 )
-            each = [given.get(name, 0) for name in names]
+            by_leaf = [given.get(name, 0) for name in names]
         elif several and isinstance(given, (list, tuple)):
             if len(given) != len(names):
                 raise ValueError(
                     f"Expected noise for each of the inputs {names}, received {len(given)}. Give 0 to an input that is "
                     "to have none."
                 )
-            each = list(given)
+            by_leaf = list(given)
         else:
-            each = [given] * len(names)
+            by_leaf = [given] * len(names)
         floats = [a.dtype.kind == "f" and r != FIXED for a, r in zip(problem.arrays, problem.oracle.roles, strict=True)]
         scales = [
             _scale(noise, a, leaf.name, leaf.features) if moves else None
-            for noise, a, leaf, moves in zip(each, problem.arrays, problem.leaves, floats, strict=True)
+            for noise, a, leaf, moves in zip(by_leaf, problem.arrays, problem.leaves, floats, strict=True)
         ]
         if not any(s is not None and s.any() for s in scales):
             held = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in zip(names, problem.arrays, strict=True))
