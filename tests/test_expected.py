@@ -42,7 +42,7 @@ LINEAR, QUADRATIC = (ExpectedGradients(f, samples=4 * M) for f in (linear, quadr
 def like(explainer, **changes):
     """An explainer with other settings that shares what is compiled."""
     other = ExpectedGradients(explainer.model, **changes)
-    other._oracles = explainer._oracles
+    other.oracles = explainer.oracles
     return other
 
 

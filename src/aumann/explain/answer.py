@@ -100,7 +100,7 @@ def _errors(problem: Problem, result: Result) -> dict[str, Any]:
 
 def _leaf_errors(problem: Problem, result: Result) -> np.ndarray:
     """For every leaf (n, targets): the error of its own values, which may be those of several layers."""
-    leaves = [*problem.oracle.moving, *(r.leaves[0] for r in problem.oracle.readings)]
+    leaves = problem.oracle.leaves_of_moving
     sizes = [refinement.size(v) for v in result.values]
     off, mass = (np.zeros((len(problem.leaves), *result.error.shape)) for _ in range(2))
     for i, part, size in zip(leaves, result.parts, sizes, strict=True):
@@ -120,9 +120,9 @@ def _mirrors(problem: Problem, values: Sequence[np.ndarray]) -> dict[str, Any]:
     if not o.by_name:
         inputs, baseline = problem.pack(problem.arrays), problem.pack(_baselines(problem))
         return {"values": like_values, "inputs": inputs, "baseline": baseline}
-    if o.inner:
-        return {"values": like_values, "inputs": _by_name(problem, _layer_values(problem, "look")), "baseline": None}
-    inputs = [*(problem.arrays[i] for i in o.moving), *_layer_values(problem, "read")]
+    if o.target_layers:
+        return {"values": like_values, "inputs": _by_name(problem, _layer_values(problem)), "baseline": None}
+    inputs = [*(problem.arrays[i] for i in o.moving), *_layer_values(problem)]
     points = [p[:, 0] if starts.count == 1 else p for p in starts.points]
     return {"values": like_values, "inputs": _by_name(problem, inputs), "baseline": _by_name(problem, points)}
 
@@ -137,13 +137,14 @@ def _by_name(problem: Problem, arrays: Iterable) -> Any:
     return arrays[0] if len(arrays) == 1 else dict(zip(problem.oracle.labels, arrays, strict=True))
 
 
-def _layer_values(problem: Problem, what: str) -> list[np.ndarray]:
+def _layer_values(problem: Problem) -> list[np.ndarray]:
     """Values of the named layers at x: for each call (n, *row)."""
     o = problem.oracle
-    layers = [np.empty((problem.rows, *r.shape), o.dtype) for r in o.inner or o.readings]
-    for rows, real in o.pace(what).groups(problem.rows):
+    layers = [np.empty((problem.rows, *r.shape), o.dtype) for r in o.target_layers or o.embedding_inputs]
+    program = o.programs.layer_values() if o.target_layers else o.programs.embedding_values()
+    for rows, real in program.tuner.groups(problem.rows):
         points, side = problem.load(rows)
-        batch = o.compiled("look", ())(points, side) if what == "look" else points[len(o.moving) :]
+        batch = program(points, side) if o.target_layers else points[len(o.moving) :]
         for array, y in zip(layers, batch, strict=True):
             array[rows[:real]] = o.backend.host(y)[:real]
     return layers
@@ -154,8 +155,8 @@ def _by_leaf(problem: Problem, arrays: Sequence[np.ndarray]) -> list[np.ndarray]
     o = problem.oracle
     lead = arrays[0].shape[: 1 + targets.is_several(problem.target)]
     parts = {i: [arrays[j]] for j, i in enumerate(o.moving)}
-    for reading, array in zip(o.readings, arrays[len(o.moving) :], strict=True):
-        parts.setdefault(reading.leaves[0], []).append(array)
+    for layer_call, array in zip(o.embedding_inputs, arrays[len(o.moving) :], strict=True):
+        parts.setdefault(layer_call.leaves[0], []).append(array)
     leaves = []
     for i, leaf in enumerate(problem.arrays):
         of_leaf = parts.get(i)
@@ -169,15 +170,15 @@ def _baselines(problem: Problem) -> list[np.ndarray]:
     """Baselines of every leaf."""
     o, starts = problem.oracle, problem.start_points
     parts = {i: [starts.points[j]] for j, i in enumerate(o.moving)}
-    for j, reading in enumerate(o.readings):
-        parts.setdefault(reading.leaves[0], []).append(starts.points[len(o.moving) + j])
+    for j, layer_call in enumerate(o.embedding_inputs):
+        parts.setdefault(layer_call.leaves[0], []).append(starts.points[len(o.moving) + j])
     leaves = []
     for i, array in enumerate(problem.arrays):
         still = [np.zeros((1, 1), o.dtype)] if o.roles[i] != baselines.FIXED else [array[:, None]]
         of_leaf = parts.get(i, still)
         if len(of_leaf) > 1:  # layers side by side, as their values
             lead = np.broadcast_shapes(*(p.shape[:2] for p in of_leaf))
-            shapes = [r.shape for r in o.readings if r.leaves == (i,)]
+            shapes = [r.shape for r in o.embedding_inputs if r.leaves == (i,)]
             of_leaf = [np.broadcast_to(p, (*lead, *s)) for p, s in zip(of_leaf, shapes, strict=True)]
         start = of_leaf[0] if len(of_leaf) == 1 else np.concatenate(of_leaf, axis=-1)
         leaves.append(start[:, 0] if starts.count == 1 else start)
@@ -195,9 +196,9 @@ def _names(problem: Problem, ends: Endpoints) -> dict[str, Any]:
     if (classes := predicted(problem, ends.positions)) is not None:
         names["predicted"] = classes
     if o.by_name:
-        features = [] if o.inner else [leaves[i].features for i in o.moving]
+        features = [] if o.target_layers else [leaves[i].features for i in o.moving]
         if any(features):
-            names["features"] = _by_name(problem, [*features, *(None for _ in o.readings)])
+            names["features"] = _by_name(problem, [*features, *(None for _ in o.embedding_inputs)])
     else:
         away = _at_layers(problem)
         features = [None if i in away else leaf.features for i, leaf in enumerate(leaves)]
@@ -211,11 +212,11 @@ def _names(problem: Problem, ends: Endpoints) -> dict[str, Any]:
 def _at_layers(problem: Problem) -> dict[int, list[None]]:
     """By leaf, the axes of values at a layer that are none of the input's: of all layers but Embeddings of ids."""
     o, away = problem.oracle, {}
-    for reading in o.readings:
-        leaf = reading.leaves[0]
+    for layer_call in o.embedding_inputs:
+        leaf = layer_call.leaves[0]
         row = problem.arrays[leaf].shape[1:]
-        if not (o.holds_ids(leaf) and reading.shape[:-1] == row):
-            away[leaf] = [None] * len(reading.shape)
+        if not (o.holds_ids(leaf) and layer_call.shape[:-1] == row):
+            away[leaf] = [None] * len(layer_call.shape)
     return away
 
 
@@ -225,9 +226,9 @@ def _provenance(problem: Problem, ends: Endpoints, result: Result, fingerprint: 
     versions, device = o.backend.describe()
     classes = predicted(problem, ends.positions)
     if o.by_name:
-        layers = {r.place.name: r.place.side for r in o.inner or o.readings}
+        layers = {r.site.name: r.site.side for r in o.target_layers or o.embedding_inputs}
     else:
-        layers = {o.names[r.leaves[0]]: r.place.name for r in o.readings}
+        layers = {o.names[r.leaves[0]]: r.site.name for r in o.embedding_inputs}
     names = list(dict.fromkeys(map(paths.name, problem.paths)))
     return {
         "method": type(method).__name__,
@@ -243,7 +244,7 @@ def _provenance(problem: Problem, ends: Endpoints, result: Result, fingerprint: 
         **({"fixed": f} if (f := [n for n, r in zip(o.names, o.roles, strict=True) if r == "fixed"]) else {}),
         "baselines": problem.start_points.count,
         "batch_size": how.batch_size,
-        **({"compile": " and ".join(o.compile_modes)} if o.compile_modes else {}),
+        **({"compile": " and ".join(modes)} if (modes := o.programs.compile_modes) else {}),
         "dtype": o.dtype,
         **({} if precision == "full" else {"precision": precision}),
         "backend": keras.config.backend(),

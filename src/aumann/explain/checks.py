@@ -16,7 +16,7 @@ from aumann.explain.integral import Integral
 from aumann.explain.problem import Problem
 from aumann.explain.result import Result
 from aumann.model.inputs import brief
-from aumann.model.oracle import quantised
+from aumann.model.signature import quantised
 from aumann.user_warnings import warn
 
 PROBED = 64  # nodes at which a gradient is looked for before a model is said to have none
@@ -77,7 +77,7 @@ def refuse_steps(problem: Problem, ends: Endpoints, result: Result, check: Compl
         ValueError: an output changes though it has no gradient anywhere, on the path or off it: it is made of steps.
     """
     _refuse_silent_integers(problem, ends, result.values)
-    for column in np.flatnonzero(check.silent.any(0) & (ends.cuts_graph and not problem.oracle.inner)):
+    for column in np.flatnonzero(check.silent.any(0) & (ends.cuts_graph and not problem.oracle.target_layers)):
         slopes = _slopes(problem, ends, check.silent[:, column].argmax())
         if not any(gradients[:, column].any() for gradients in slopes):
             raise ValueError(
@@ -88,7 +88,7 @@ def refuse_steps(problem: Problem, ends: Endpoints, result: Result, check: Compl
 
 def _refuse_silent_integers(problem: Problem, ends: Endpoints, values: list[np.ndarray]) -> None:
     oracle = problem.oracle
-    if oracle.inner:
+    if oracle.target_layers:
         return
     noise = ends.noise(ends.prediction, ends.prediction)
     for k, i in enumerate(oracle.moving):
@@ -114,9 +114,9 @@ def _slopes(problem: Problem, ends: Endpoints, row: int) -> list[np.ndarray]:
     What is not finite is no zero.
     """
     o, rng = problem.oracle, np.random.default_rng(0)
-    gradients_of, slopes = o.compiled("gradients", problem.functions), []
+    gradients_of, slopes = o.programs.slopes(problem.functions), []
     far = not any(o.kinds[i] in "iu" for i in [*o.moving, *o.held])
-    for probes, real in o.pace("gradients", problem.functions).groups(PROBED):
+    for probes, real in gradients_of.tuner.groups(PROBED):
         rows = np.full(len(probes), row)
         loaded, side = problem.load(rows)
         points = []
@@ -149,7 +149,7 @@ def warn_of(problem: Problem, ends: Endpoints, result: Result, check: Completene
             CompletenessWarning,
         )
     if not ends.cuts_graph:
-        names = [r.place.name for r in problem.oracle.inner or problem.oracle.readings]
+        names = [r.site.name for r in problem.oracle.target_layers or problem.oracle.embedding_inputs]
         row = np.abs(check.residual).max(1).argmax()
         warn(
             f"Layer {', '.join(dict.fromkeys(names))} does not cut the graph: inputs reach the output around it. "
@@ -228,7 +228,7 @@ def _what_to_do(problem: Problem, result: Result, rows: np.ndarray) -> str:
         return f"{ROUNDED}, and more gradients may not help. Raise tolerance=, or explain the model as it was before"
     if not len(steep):
         return "Raise max_evaluations= or tolerance=, or choose a nearer baseline"
-    ids = any(oracle.holds_ids(r.leaves[0]) for r in oracle.readings)
+    ids = any(oracle.holds_ids(r.leaves[0]) for r in oracle.embedding_inputs)
     return (
         f"The slope is enormous at an end of the path of rows {brief(steep)}, as where a normalisation "
         "meets zeros. "

@@ -11,7 +11,8 @@ from keras import ops
 
 from aumann.explain.problem import Problem
 from aumann.model.inputs import brief
-from aumann.model.oracle import elsewhere
+from aumann.model.programs import Program
+from aumann.model.survey import elsewhere
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,19 +140,19 @@ def start_value(problem: Problem, positions: np.ndarray) -> np.ndarray:
 
 
 def outputs(
-    problem: Problem, count: int, load: Callable, kind: str = "flat"
+    problem: Problem, count: int, load: Callable, program: Program | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """(rows, outputs of F as a host array (rows, positions)) over batches.
 
     Args:
         count: rows in all.
-        load: row indices -> arguments of what `kind` names.
-        kind: "flat", or "held" with the values of layers held.
+        load: row indices -> arguments of the program.
+        program: that gives the outputs: `Programs.outputs` unless given.
     """
     oracle = problem.oracle
-    flat = oracle.compiled(kind, problem.functions)
-    for rows, real in oracle.pace(kind, problem.functions).groups(count):
-        out = oracle.backend.host(flat(*load(rows)))
+    program = program or oracle.programs.outputs(problem.functions)
+    for rows, real in program.tuner.groups(count):
+        out = oracle.backend.host(program(*load(rows)))
         yield rows[:real], np.asarray(out, np.float64)[:real]
 
 
@@ -162,19 +163,20 @@ def _cuts_graph(problem: Problem, ends: Endpoints) -> bool:
     """
     o = problem.oracle
     around = [h for h in o.held if o.roles[h] == "read" and not o.holds_ids(h)]
-    if not o.inner and not around:
+    if not o.target_layers and not around:
         return True
 
     def load(rows: np.ndarray) -> tuple:
         leaves = [a[rows] for a in problem.arrays]
         points, side = o.load(leaves)
-        if not o.inner:
+        if not o.target_layers:
             return points, o.load(elsewhere(leaves, around))[1]
-        layer_values = o.compiled("look", ())(points, side)
+        layer_values = o.programs.layer_values()(points, side)
         return [ops.where(x > 0, x - 1, x + 1) for x in points], side, layer_values
 
     noise = ends.noise(ends.prediction, ends.prediction)
-    for rows, flat in outputs(problem, problem.rows, load, "held" if o.inner else "flat"):
+    program = o.programs.outputs_with_layers_held(problem.functions) if o.target_layers else None
+    for rows, flat in outputs(problem, problem.rows, load, program):
         change = np.abs(np.take_along_axis(flat, ends.positions_of(rows), 1) - ends.prediction[rows])
         if not (change <= noise[rows]).all():
             return False

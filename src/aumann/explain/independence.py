@@ -30,7 +30,7 @@ import numpy as np
 from aumann.backends import copies
 from aumann.core.secant import ROUNDING
 from aumann.explain.problem import Problem
-from aumann.model.oracle import BESIDE
+from aumann.model.caller import PER_ROW_ADVICE
 from aumann.user_warnings import warn
 
 AMONG = 64  # rows among which the one most unlike the first is looked for
@@ -46,7 +46,7 @@ CAUSES = {
     ),
     "position": (
         "the same answer wherever a row stands in a batch, received one in which equal rows differ by {part}, as noise "
-        f"drawn for each row or a mask held for each makes them. Draw nothing in inference; {BESIDE}."
+        f"drawn for each row or a mask held for each makes them. Draw nothing in inference; {PER_ROW_ADVICE}."
     ),
     "number": (
         "the same answer in batches of any size, received one that changes by {part} with the number of rows. Compute "
@@ -74,7 +74,7 @@ def require(problem: Problem) -> None:
         ValueError: the message names the cause.
     """
     oracle, functions = problem.oracle, problem.functions
-    check = oracle.looks.get(functions)
+    check = oracle.independence.get(functions)
     if check is None:
         check = IndependenceCheck(problem)
         try:
@@ -84,7 +84,7 @@ def require(problem: Problem) -> None:
                 return  # such a model is called with one row at a time
             raise
         if check.unlike:  # else the rows of another problem may tell more
-            oracle.looks[functions] = check
+            oracle.independence[functions] = check
     check.judge(_positions(problem))
 
 
@@ -108,13 +108,13 @@ class IndependenceCheck:
         self.arrays, self.start_points = problem.arrays, problem.start_points
         self.other, self.unlike = _most_unlike(problem.arrays), False
         self.seeds = [v for v in self.oracle.variables if v.path.endswith("seed_generator_state")]
-        self.flat = self.oracle.plain("flat", self.functions)
+        self.flat = self.oracle.programs.outputs_as_written(self.functions)
         self.free = self.flat is not None  # in its number of rows: nothing is compiled
         if self.free:
-            tuned = self.oracle.pace("flat", self.functions).tuned
+            tuned = self.oracle.programs.outputs(self.functions).tuner.tuned
             self.width = 3 if tuned else min(3, self.oracle.batch_size)
         else:
-            self.flat, self.width = self.oracle.compiled("flat", self.functions), self._compiled_width(problem.rows)
+            self.flat, self.width = self.oracle.programs.outputs(self.functions), self._compiled_width(problem.rows)
         self.mixed = [int(i % 3 > 0) for i in range(self.width)]
         self.alike = min(2, self.width) if self.free else self.width
         self.fewer = max(1, self.alike - 1)
@@ -124,14 +124,14 @@ class IndependenceCheck:
         start = time.perf_counter()
         self.together = self.answers(self.mixed)
         if not self.free:
-            self.oracle.pace("flat", self.functions).compiled(time.perf_counter() - start)
+            self.oracle.programs.outputs(self.functions).tuner.compiled(time.perf_counter() - start)
         self.alone = [self.answers([kind] * self.alike) for kind in (0, 1)]
         self.repeated, others = [], []
         if self.seeds:
             self.repeated.append(self.answers(self.mixed, seeds=1))
         self.drawing = self._writes_down_numbers()
         if self.drawing:
-            traced_anew = self.oracle.compile_again(self.functions)
+            traced_anew = self.oracle.programs.outputs_traced_again(self.functions)
             self.repeated.append(self.answers(self.mixed, flat=traced_anew))
             others.append(self.answers([0] * self.fewer, flat=traced_anew))
         first = np.stack([y[0] for y in self.alone])
@@ -181,7 +181,7 @@ class IndependenceCheck:
 
     def _batch(self, kinds: Sequence[int], nudge: float = 0) -> tuple[list, list]:
         kinds = np.array(kinds)
-        ends, side = self.oracle.load([a[np.where(kinds, self.other, 0)] for a in self.arrays], plain=True)
+        ends, side = self.oracle.load([a[np.where(kinds, self.other, 0)] for a in self.arrays], as_written=True)
         points = []
         for end, start in zip(ends, self.start_points.points, strict=True):
             point = np.array(self.oracle.backend.host(end))
@@ -196,7 +196,7 @@ class IndependenceCheck:
 
     def _compiled_width(self, rows: int) -> int:
         """Rows of the batches in which F at the ends is taken, which is compiled for that number; two at least."""
-        tuner = self.oracle.pace("flat", self.functions)
+        tuner = self.oracle.programs.outputs(self.functions).tuner
         if tuner.tuned:
             tuner.best = max(2, tuner.best)
         width = tuner.width(max(2, rows), tuner.size)
@@ -208,8 +208,9 @@ class IndependenceCheck:
         if self.free:
             return False
         points, side = self._batch([0])
+        outputs = self.oracle.function.outputs
         traces = [
-            self.oracle.backend.constants(lambda *args: self.oracle.flat(*args, self.functions), n, points, side)
+            self.oracle.backend.constants(lambda *args: outputs(*args, self.functions), n, points, side)
             for n in (self.alike, self.fewer)
         ]
         return not _same(*([c for c in constants if np.asarray(c).dtype.kind not in "biu"] for constants in traces))
@@ -234,7 +235,7 @@ class IndependenceCheck:
         def differ(a: np.ndarray, b: np.ndarray) -> bool:
             return (_apart(a, b)[at] > limit).any()
 
-        more = [self.oracle.compile_again(self.functions) if self.drawing else None for _ in range(3)]
+        more = [self.oracle.programs.outputs_traced_again(self.functions) if self.drawing else None for _ in range(3)]
         if any(differ(y, self.together) for y in (*self.repeated, *(self.answers(self.mixed, flat=f) for f in more))):
             return "drawn"
         if any(differ(y, y[:1]) for y in self.alone):

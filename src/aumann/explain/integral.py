@@ -52,19 +52,18 @@ class Integral:
         """
         p, o = self.problem, self.problem.oracle
         work = engine.Work(p.rows, p.load, p.carried, self.ends.positions, rule, o.results, o.dtype)
-        fixed_shapes = fixed_shapes or o.dynamic(False)
-        key = "step", p.functions, p.paths, p.method.credit, len(p.columns), rule.cells, fixed_shapes
-        step, tuner = o.compiled(*key), o.pace(*key)
+        fixed_shapes = fixed_shapes or o.programs.dynamic(False)
+        step = o.programs.step(p.functions, p.paths, p.method.credit, len(p.columns), rule.cells, fixed_shapes)
         o.refuse_too_large(len(rows) * work.points)
         self.tally.expect(len(rows) * work.points)
 
         def part(rows: np.ndarray, tally: Tally) -> list[np.ndarray]:
-            return engine.integrate(step, work.of(rows), tuner, o.backend, tally)
+            return engine.integrate(step.run, work.of(rows), step.tuner, o.backend, tally)
 
         sums = self.divide(part, rows)
-        self.batch_size = tuner.size
-        points = engine.pack(work.points, tuner.size, int(rule.cells)).points
-        if o.lays(p.paths, p.method.credit, p.start_points.count, points, len(p.columns)):
+        self.batch_size = step.tuner.size
+        points = engine.pack(work.points, step.tuner.size, int(rule.cells)).points
+        if o.uses_prefix(p.paths, p.method.credit, p.start_points.count, points, len(p.columns)):
             self.affine_prefix = o.prefix.name
         return sums
 
@@ -122,7 +121,7 @@ class _Refinement:
     def __init__(self, integrate: Integral, tolerance: float, most: int) -> None:
         self.integrate, self.problem, self.ends = integrate, integrate.problem, integrate.ends
         self.tolerance, self.most, self.families = tolerance, most, []
-        self.kinks = self.problem.oracle.kinked(self.problem.functions)
+        self.kinks = self.problem.oracle.has_kinks(self.problem.functions)
         if self.kinks is False:
             smooth = all(self.problem.path_has_kinks(k) is False for k in range(len(self.problem.paths)))
             self.kinks = not smooth  # chords of a path whose corners may be hidden need no more than its points

@@ -18,7 +18,8 @@ from aumann.explain import start_points
 from aumann.explain.result import Result
 from aumann.features import tables
 from aumann.model import inputs
-from aumann.model.oracle import Leaf, Oracle
+from aumann.model.oracle import Oracle
+from aumann.model.signature import Leaf
 
 
 class Summing(Protocol):
@@ -220,7 +221,7 @@ def resolve(
     columns = targets.resolve(target, oracle.outputs, oracle.several_outputs, len(leaves[0].array))
     _refuse_integer_outputs(columns, oracle)
     by_leaf = paths.each(method.path, oracle.names, inputs.packing(structure, len(leaves)))
-    of_moving_inputs = tuple(by_leaf[i] for i in [*oracle.moving, *(r.leaves[0] for r in oracle.readings)])
+    of_moving_inputs = tuple(by_leaf[i] for i in oracle.leaves_of_moving)
     starts, input_space_baselines = start_points.resolve(oracle, of_moving_inputs, structure, leaves, baseline)
     problem = Problem(
         method=method,

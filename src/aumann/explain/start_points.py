@@ -11,8 +11,9 @@ from aumann.core import baselines
 from aumann.features import tables
 from aumann.features.conversion import TEXT
 from aumann.model import inputs
-from aumann.model.embedding_inputs import Reading
-from aumann.model.oracle import Leaf, Oracle, as_dtype
+from aumann.model.caller import LayerCall
+from aumann.model.oracle import Oracle
+from aumann.model.signature import Leaf, as_dtype
 
 
 def resolve(
@@ -39,11 +40,11 @@ def resolve(
     for i in oracle.moving:
         value, is_set = by_leaf[i]
         points.append(baselines.broadcast(value, is_set, arrays[i].shape[1:], rows, oracle.names[i]))
-    for k, reading in enumerate(oracle.readings, len(oracle.moving)):
-        start, as_inputs = _at_layer(oracle, k, reading, arrays, by_leaf)
+    for k, layer_call in enumerate(oracle.embedding_inputs, len(oracle.moving)):
+        start, as_inputs = _at_layer(oracle, k, layer_call, arrays, by_leaf)
         points.append(start)
         input_space |= as_inputs
-    for start, leaf in zip(points, [*oracle.moving, *(r.leaves[0] for r in oracle.readings)], strict=True):
+    for start, leaf in zip(points, oracle.leaves_of_moving, strict=True):
         as_dtype(start, oracle.dtype, f"the baseline of input {oracle.names[leaf]!r}")  # refuses what that cannot hold
     starts = [
         _of_path(oracle, path, k, start, arrays) for k, (path, start) in enumerate(zip(paths, points, strict=True))
@@ -111,7 +112,7 @@ def _refuse_wrapped(ids: np.ndarray, leaf: Leaf) -> None:
 
 
 def _at_layer(
-    oracle: Oracle, k: int, reading: Reading, arrays: list[np.ndarray], by_leaf: list[tuple[Any, bool]]
+    oracle: Oracle, k: int, layer_call: LayerCall, arrays: list[np.ndarray], by_leaf: list[tuple[Any, bool]]
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
     """The baseline of moving input k, the values of a layer: given there, or by leaf as inputs that it reads.
 
@@ -123,40 +124,40 @@ def _at_layer(
         (the baseline at the layer; by leaf those that were given as inputs and are no ids)
     """
     rows, as_inputs = len(arrays[0]), {}
-    constants = {i: v for i in reading.leaves if (v := np.asarray(by_leaf[i][0])).shape == ()}
+    constants = {i: v for i in layer_call.leaves if (v := np.asarray(by_leaf[i][0])).shape == ()}
     of_layer = [i for i, v in constants.items() if oracle.holds_ids(i) and v.dtype.kind == "f"]
     if of_layer:
         i, v = of_layer[0], constants[of_layer[0]]
-        if len(constants) < len(reading.leaves) or any(other != v for other in constants.values()):
-            raise ValueError(_one_of_two(oracle, reading, by_leaf))
-        return baselines.broadcast(*by_leaf[i], reading.shape, rows, reading.place.name), {}
-    for i in reading.leaves:
+        if len(constants) < len(layer_call.leaves) or any(other != v for other in constants.values()):
+            raise ValueError(_one_of_two(oracle, layer_call, by_leaf))
+        return baselines.broadcast(*by_leaf[i], layer_call.shape, rows, layer_call.site.name), {}
+    for i in layer_call.leaves:
         value, is_set = by_leaf[i]
         array = np.asarray(value)
         row = arrays[i].shape[1:]
-        if len(reading.leaves) == 1 and i not in constants and array.shape[-len(row) :] != row:
-            return baselines.broadcast(value, is_set, reading.shape, rows, oracle.names[i]), {}
+        if len(layer_call.leaves) == 1 and i not in constants and array.shape[-len(row) :] != row:
+            return baselines.broadcast(value, is_set, layer_call.shape, rows, oracle.names[i]), {}
         if oracle.holds_ids(i) and array.dtype.kind == "f":
             raise TypeError(
                 f"Expected integer token ids as the baseline of input {oracle.names[i]!r}, received dtype "
-                f"{array.dtype}. Give ids, or an array of the layer's own shape {reading.shape}."
+                f"{array.dtype}. Give ids, or an array of the layer's own shape {layer_call.shape}."
             )
         texts, codes = np.unique(array, return_inverse=True) if oracle.kinds[i] in TEXT else (None, value)
         as_inputs[i] = baselines.broadcast(codes, is_set, row, rows, oracle.names[i])
         if texts is not None:
             as_inputs[i] = texts[as_inputs[i]]
-    start = _layer_values(oracle, k, reading, arrays, as_inputs)
+    start = _layer_values(oracle, k, layer_call, arrays, as_inputs)
     return start, {i: start for i, start in as_inputs.items() if not oracle.holds_ids(i)}
 
 
 def _layer_values(
-    oracle: Oracle, k: int, reading: Reading, arrays: list[np.ndarray], as_inputs: dict[int, np.ndarray]
+    oracle: Oracle, k: int, layer_call: LayerCall, arrays: list[np.ndarray], as_inputs: dict[int, np.ndarray]
 ) -> np.ndarray:
     """What the layer of moving input k gives at baselines of inputs: (1 or n, 1 or m, *row)."""
     n, m = np.broadcast_shapes(*(start.shape[:2] for start in as_inputs.values()))
-    n = len(arrays[0]) if reading.mixed else n
-    values = np.empty((n * m, *reading.shape), oracle.dtype)
-    for pairs, real in oracle.pace("read").groups(n * m):
+    n = len(arrays[0]) if layer_call.mixed else n
+    values = np.empty((n * m, *layer_call.shape), oracle.dtype)
+    for pairs, real in oracle.programs.embedding_values().tuner.groups(n * m):
         leaves = [x[pairs // m] for x in arrays]
         for i, start in as_inputs.items():
             full = np.broadcast_to(start, (n, m, *leaves[i].shape[1:]))
@@ -164,14 +165,14 @@ def _layer_values(
             if oracle.kinds[i] not in TEXT:  # whose dtype is a length
                 leaves[i] = leaves[i].astype(arrays[i].dtype)
         values[pairs[:real]] = oracle.backend.host(oracle.load(leaves)[0][k])[:real]
-    return values.reshape(n, m, *reading.shape)
+    return values.reshape(n, m, *layer_call.shape)
 
 
-def _one_of_two(oracle: Oracle, reading: Reading, by_leaf: list[tuple[Any, bool]]) -> str:
-    names = [oracle.names[i] for i in reading.leaves]
-    told = ", ".join(f"{np.asarray(by_leaf[i][0]).tolist()!r:.40} for {oracle.names[i]!r}" for i in reading.leaves)
+def _one_of_two(oracle: Oracle, layer_call: LayerCall, by_leaf: list[tuple[Any, bool]]) -> str:
+    names = [oracle.names[i] for i in layer_call.leaves]
+    told = ", ".join(f"{np.asarray(by_leaf[i][0]).tolist()!r:.40} for {oracle.names[i]!r}" for i in layer_call.leaves)
     return (
-        f"Expected one float constant of layer {reading.place.name!r} for all inputs that lead to it, {names}, or a "
+        f"Expected one float constant of layer {layer_call.site.name!r} for all inputs that lead to it, {names}, or a "
         f"baseline of each of them, ids for ids; received {told} (0.0 where none was given). Give baseline=0.0 for the "
         f"zero vector of the layer, or a baseline for every one of {names}."
     )
@@ -181,7 +182,7 @@ def _of_path(oracle: Oracle, path: Any, k: int, start: np.ndarray, arrays: list[
     """The start point that was given, or the one that a path says."""
     if not hasattr(path, "start"):
         return start
-    name = oracle.names[[*oracle.moving, *(r.leaves[0] for r in oracle.readings)][k]]
+    name = oracle.names[oracle.leaves_of_moving[k]]
     if start.any():
         raise ValueError(
             f"Expected no baseline for input {name!r}, whose path {path!r} has its own; received one. Leave it out."

@@ -27,10 +27,10 @@ from aumann.explanation import Explanation
 from aumann.methods import signatures
 from aumann.methods.signatures import Execution
 from aumann.model import inputs as arrays
-from aumann.model.affine_prefix import Laid
-from aumann.model.interception import Place
+from aumann.model.interception import Site
 from aumann.model.layers import addresses, at_addresses, find, find_all
-from aumann.model.oracle import Leaf, Oracle
+from aumann.model.oracle import Oracle
+from aumann.model.signature import Leaf, is_foreign
 
 TOLERANCE = 0.01
 MAX_EVALUATIONS = 2000
@@ -57,7 +57,7 @@ class Method:
     path: Any = staticmethod(straight)
     credit: Callable = staticmethod(credits.share)
     complete, spans = True, False
-    COMPILED: tuple[str, ...] = ("_oracles",)  # attributes that hold what is compiled
+    COMPILED: tuple[str, ...] = ("oracles",)  # attributes that hold what is compiled
 
     def __init__(self, model: Any, *, output: Any = None, layer: Any = None, **execution: Unpack[Execution]) -> None:
         if not callable(model):
@@ -72,17 +72,17 @@ class Method:
             )
         if inspect.isclass(model):
             raise TypeError(f"Expected a model, received the class {model.__name__}. Make an instance of it.")
-        if isinstance(output, Place):
+        if isinstance(output, Site):
             output = find(model, output, "output")
         self.model, self.output, self.execution = model, output, settings(type(self).__name__, execution)
-        if hasattr(model, "pull") and len(self.execution.devices or ()) > 1:
+        if is_foreign(model) and len(self.execution.devices or ()) > 1:
             raise ValueError(
                 f"Expected one device for a graph of another framework, which runs where that puts it; received "
                 f"devices={execution['devices']!r}. Leave devices= out."
             )
         self.moving_sites = None if layer is None else find_all(model, layer)
         self.target_layers = ()
-        self._oracles, self._fill = {}, None
+        self.oracles, self._fill = {}, None
 
     def __init_subclass__(cls) -> None:
         signatures.complete(cls)
@@ -232,10 +232,10 @@ class Method:
     def _oracle(self, structure: Any, leaves: list[Leaf]) -> Oracle:
         kinds = tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
         key = str(structure), kinds, self._fill
-        if key not in self._oracles:
+        if key not in self.oracles:
             how = self.output, self.moving_sites, self.target_layers, self.execution, self._fill
-            self._oracles[key] = Laid(self.model, structure, leaves, *how)
-        return self._oracles[key]
+            self.oracles[key] = Oracle(self.model, structure, leaves, *how)
+        return self.oracles[key]
 
 
 signatures.complete(Method)

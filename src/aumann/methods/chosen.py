@@ -40,7 +40,7 @@ def choose(problem: Problem, features: Any, groups: Any) -> Chosen:
 def _features(problem: Problem, groups: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
     """Names of the features of all moving inputs, flattened, or of their groups, and the group of each feature."""
     o = problem.oracle
-    leaves = [*o.moving, *(r.leaves[0] for r in o.readings)]
+    leaves = o.leaves_of_moving
     numbers = tree.pack_sequence_as(problem.structure, list(range(len(problem.leaves))))
     by_leaf = {leaf: group for _, leaf, group in walk(numbers, groups)}
     if groups is not None and (o.by_name or len(leaves) != len(set(leaves))):
@@ -94,7 +94,7 @@ def _position(item: Any, names: tuple[str, ...], oracle: Oracle, grouped: bool) 
 
 def _flattened(index: tuple, oracle: Oracle) -> Any:
     """The position of a tuple index into a row, or of one that begins with the name or number of an input."""
-    leaves = [*oracle.moving, *(r.leaves[0] for r in oracle.readings)]
+    leaves = oracle.leaves_of_moving
     point, within = (0, index) if len(leaves) == 1 else (None, index[1:])
     if len(leaves) > 1 and index:
         leaf = oracle.names.index(index[0]) if index[0] in oracle.names else index[0]

@@ -13,7 +13,7 @@ from aumann import backends
 from aumann.core.baselines import FIXED
 from aumann.core.paths import straight
 from aumann.core.quadrature import Rule, gauss_legendre
-from aumann.model.oracle import calling_convention
+from aumann.model.signature import calling_convention
 
 
 def attribution(

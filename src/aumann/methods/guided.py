@@ -81,10 +81,10 @@ class GuidedIntegratedGradients(Method):
         """Values of some rows: for each moving input (rows, targets, *row)."""
         o, starts = problem.oracle, problem.start_points
         m, k = starts.count, len(problem.columns)
-        slopes = o.compiled("gradients", problem.functions)
+        slopes = o.programs.slopes(problem.functions)
         values = [np.zeros((len(chosen), k, *shape)) for shape in o.shapes]
         walks = len(chosen) * m * k
-        for walk, real in o.pace("gradients", problem.functions).groups(walks):
+        for walk, real in slopes.tuner.groups(walks):
             which, baseline, target = walk // (m * k), walk // k % m, walk % k
             rows = chosen[which]
             inputs, side = problem.load(rows)

@@ -39,6 +39,7 @@ from aumann.methods.base import TOLERANCE, Method
 from aumann.methods.chosen import Chosen, choose
 from aumann.methods.signatures import Execution
 from aumann.model.oracle import Oracle
+from aumann.model.signature import is_foreign
 from aumann.user_warnings import warn
 
 FIRST = 4  # nodes of the first sum
@@ -162,7 +163,7 @@ class IntegratedHessians(Method):
     Source: Janizek, Sturmfels, Lee (2021), Explaining Explanations: Axiomatic Feature Interactions for Deep Networks.
     """
 
-    COMPILED = ("_oracles", "_steps", "_tuners")
+    COMPILED = ("oracles", "_steps", "_tuners")
 
     def __init__(
         self,
@@ -180,7 +181,7 @@ class IntegratedHessians(Method):
             raise TypeError(
                 f"Expected a rule for the density −ln t, received {rule!r}. Give one such as aumann.log_gauss(12)."
             )
-        if hasattr(model, "pull"):
+        if is_foreign(model):
             raise TypeError(
                 "Expected a model that Keras' own backend differentiates twice, received a graph of another framework. "
                 "Rebuild it with keras.ops."
@@ -253,7 +254,7 @@ class IntegratedHessians(Method):
             rows = rows[:0] if enough else rows[error[rows].max(1) > self.tolerance] if self.rule is None else rows
         matrix, *values = values
         residual = matrix.sum(-1, dtype=np.float64) - _of_chosen(chosen, values)
-        if problem.oracle.kinked(problem.functions):
+        if problem.oracle.has_kinks(problem.functions):
             _warn_of_kinks(residual, np.abs(matrix).sum((2, 3), dtype=np.float64))
         known = {}
         if self.rule is None:
@@ -273,15 +274,16 @@ class IntegratedHessians(Method):
         shape = len(chosen.positions), len(chosen.names)
         key = o, problem.functions
         if key not in self._steps:
-            self._steps[key] = o.compile(_make_step(o, problem.functions))
+            self._steps[key] = o.programs.compile(_make_step(o, problem.functions))
         numbers = [chosen.positions] if chosen.groups is None else [chosen.positions, chosen.groups]
         starts, positions = problem.start_points, integrate.ends.positions
         work = engine.Work(problem.rows, problem.load, starts, positions, rule, [shape], o.dtype)
         fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.points
         integrate.tally.expect(len(rows) * work.points)
         if (*key, fit) not in self._tuners:
-            room, tuned = MemoryBudget(o.room.size, o.room.free, fit), o.execution.batch_size == "auto"
-            self._tuners[*key, fit] = BatchTuner(min(o.batch_size, fit), room, tuned, o.dynamic(False), laid=True)
+            room, tuned = MemoryBudget(o.memory.size, o.memory.free, fit), o.execution.batch_size == "auto"
+            dynamic = o.programs.dynamic(False)
+            self._tuners[*key, fit] = BatchTuner(min(o.batch_size, fit), room, tuned, dynamic, laid=True)
         tuner = self._tuners[*key, fit]
 
         def part(rows: np.ndarray, tally: Tally) -> list[np.ndarray]:
@@ -315,7 +317,7 @@ def _make_step(oracle: Oracle, functions: tuple[Callable, ...]) -> Callable:
                 point = start + ops.reshape(t, (-1, width, *(1,) * len(row))) * velocity
                 points.append(ops.reshape(point, (-1, *row)))
                 first += size
-            values = oracle.values(points, side, index, functions)
+            values = oracle.function.values(points, side, index, functions)
             values = ops.reshape(values, (-1, width, index.shape[1]))
             return ops.sum(ops.expand_dims(w / t, 2) * values, axis=1)
 

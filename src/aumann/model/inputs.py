@@ -10,7 +10,7 @@ from aumann.core.baselines import FIXED, Weighted
 from aumann.features import tables
 from aumann.features.conversion import TEXT, to_array
 from aumann.features.conversion import by_name as by_name
-from aumann.model.oracle import Leaf
+from aumann.model.signature import Leaf
 
 
 def packing(structure, count):
