@@ -26,7 +26,7 @@ ARROWS = {
     "explain": set("backends core execution explanation features model user_warnings".split()),
     "explanation": set("features plots storage".split()),
     "features": {"backends"},
-    "methods": set("backends core execution explain explanation features model user_warnings".split()),
+    "methods": set("arguments backends core execution explain explanation features model user_warnings".split()),
     "metrics": set("arguments backends core explanation features model".split()),
     "model": set("backends core execution features".split()),
     "plots": {"explanation", "storage"},

@@ -85,5 +85,5 @@ def test_a_module_of_torch_keeps_its_layers():
     explainer = aumann.IntegratedGradients(net, layer="1", **GAUSS)
     expected = explainer.explain(X, 1).values
     for copied in (pickle.loads(pickle.dumps(explainer)), copy.deepcopy(explainer)):
-        assert copied.places[0].layer is copied.model[1] and copied.model is not net
+        assert copied.moving_sites[0].layer is copied.model[1] and copied.model is not net
         close(tree.flatten(copied.explain(X, 1).values), tree.flatten(expected))

@@ -74,7 +74,7 @@ class Integrand:
         slope = (z > 0) @ self.h.T if self.kinks else 0.5 * np.cos(z) @ self.h.T
         return (self.x - self.b[which]) * (slope + self.g)
 
-    def __call__(self, rows, rule, once=False):
+    def __call__(self, rows, rule, fixed_shapes=False):
         t, w, which = rule.over(self.m)
         return [((w * self.weights[which]) @ self.at(which, t))[None, None]]
 

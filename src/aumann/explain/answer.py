@@ -99,11 +99,11 @@ def _errors(problem: Problem, result: Result) -> dict[str, Any]:
 
 
 def _leaf_errors(problem: Problem, result: Result) -> np.ndarray:
-    """For every leaf (n, targets): the error of its own values, which may be those of several points."""
-    points = problem.oracle.leaves_of_moving
+    """For every leaf (n, targets): the error of its own values, which may be those of several layers."""
+    leaves = problem.oracle.leaves_of_moving
     sizes = [refinement.size(v) for v in result.values]
     off, mass = (np.zeros((len(problem.leaves), *result.error.shape)) for _ in range(2))
-    for i, part, size in zip(points, result.parts, sizes, strict=True):
+    for i, part, size in zip(leaves, result.parts, sizes, strict=True):
         known = np.isfinite(part)
         off[i] += np.where(known, np.where(known, part, 0) * size, np.inf)
         mass[i] += size
@@ -155,8 +155,8 @@ def _by_leaf(problem: Problem, arrays: Sequence[np.ndarray]) -> list[np.ndarray]
     o = problem.oracle
     lead = arrays[0].shape[: 1 + targets.is_several(problem.target)]
     parts = {i: [arrays[j]] for j, i in enumerate(o.moving)}
-    for reading, array in zip(o.embedding_inputs, arrays[len(o.moving) :], strict=True):
-        parts.setdefault(reading.leaves[0], []).append(array)
+    for layer_call, array in zip(o.embedding_inputs, arrays[len(o.moving) :], strict=True):
+        parts.setdefault(layer_call.leaves[0], []).append(array)
     leaves = []
     for i, leaf in enumerate(problem.arrays):
         of_leaf = parts.get(i)
@@ -170,8 +170,8 @@ def _baselines(problem: Problem) -> list[np.ndarray]:
     """Baselines of every leaf."""
     o, starts = problem.oracle, problem.start_points
     parts = {i: [starts.points[j]] for j, i in enumerate(o.moving)}
-    for j, reading in enumerate(o.embedding_inputs):
-        parts.setdefault(reading.leaves[0], []).append(starts.points[len(o.moving) + j])
+    for j, layer_call in enumerate(o.embedding_inputs):
+        parts.setdefault(layer_call.leaves[0], []).append(starts.points[len(o.moving) + j])
     leaves = []
     for i, array in enumerate(problem.arrays):
         still = [np.zeros((1, 1), o.dtype)] if o.roles[i] != baselines.FIXED else [array[:, None]]
@@ -212,11 +212,11 @@ def _names(problem: Problem, ends: Endpoints) -> dict[str, Any]:
 def _at_layers(problem: Problem) -> dict[int, list[None]]:
     """By leaf, the axes of values at a layer that are none of the input's: of all layers but Embeddings of ids."""
     o, away = problem.oracle, {}
-    for reading in o.embedding_inputs:
-        leaf = reading.leaves[0]
+    for layer_call in o.embedding_inputs:
+        leaf = layer_call.leaves[0]
         row = problem.arrays[leaf].shape[1:]
-        if not (o.holds_ids(leaf) and reading.shape[:-1] == row):
-            away[leaf] = [None] * len(reading.shape)
+        if not (o.holds_ids(leaf) and layer_call.shape[:-1] == row):
+            away[leaf] = [None] * len(layer_call.shape)
     return away
 
 

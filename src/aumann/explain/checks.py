@@ -79,7 +79,7 @@ def refuse_steps(problem: Problem, ends: Endpoints, result: Result, check: Compl
     _refuse_silent_integers(problem, ends, result.values)
     for column in np.flatnonzero(check.silent.any(0) & (ends.cuts_graph and not problem.oracle.target_layers)):
         slopes = _slopes(problem, ends, check.silent[:, column].argmax())
-        if not any(of_point[:, column].any() for of_point in slopes):
+        if not any(gradients[:, column].any() for gradients in slopes):
             raise ValueError(
                 "Expected a differentiable output, received one that changes between baseline and input while "
                 "every gradient is exactly zero (as rounding or a comparison give). Explain the score before it."
@@ -108,15 +108,15 @@ def _refuse_silent_integers(problem: Problem, ends: Endpoints, values: list[np.n
 
 
 def _slopes(problem: Problem, ends: Endpoints, row: int) -> list[np.ndarray]:
-    """For each point the gradients (probes, targets, *row) between baseline and input, and far off.
+    """For each moving input the gradients (probes, targets, *row) between baseline and input, and far off.
 
     Between, each feature is somewhere else; far off, at all scales, but where integers must stay in their range.
     What is not finite is no zero.
     """
     o, rng = problem.oracle, np.random.default_rng(0)
-    gradients, slopes = o.programs.slopes(problem.functions), []
+    gradients_of, slopes = o.programs.slopes(problem.functions), []
     far = not any(o.kinds[i] in "iu" for i in [*o.moving, *o.held])
-    for probes, real in gradients.tuner.groups(PROBED):
+    for probes, real in gradients_of.tuner.groups(PROBED):
         rows = np.full(len(probes), row)
         loaded, side = problem.load(rows)
         points = []
@@ -127,10 +127,10 @@ def _slopes(problem: Problem, ends: Endpoints, row: int) -> list[np.ndarray]:
             points.append(np.where((probes % 2 == 1).reshape(-1, *(1,) * (end.ndim - 1)) & far, off, between))
         points = [ops.convert_to_tensor(p.astype(o.dtype)) for p in points]
         index = ends.positions[rows % len(ends.positions)].astype("int32")
-        _, columns = gradients(points, side, ops.convert_to_tensor(index))
+        _, columns = gradients_of(points, side, ops.convert_to_tensor(index))
         slopes.append([
-            np.stack([np.zeros(p.shape) if c is None else o.backend.host(c) for c in of_point], 1)[:real]
-            for p, of_point in zip(points, columns, strict=True)
+            np.stack([np.zeros(p.shape) if c is None else o.backend.host(c) for c in gradients], 1)[:real]
+            for p, gradients in zip(points, columns, strict=True)
         ])  # fmt: skip
     return [np.concatenate(same) for same in zip(*slopes, strict=True)]
 
@@ -152,7 +152,7 @@ def warn_of(problem: Problem, ends: Endpoints, result: Result, check: Completene
         names = [r.site.name for r in problem.oracle.target_layers or problem.oracle.embedding_inputs]
         row = np.abs(check.residual).max(1).argmax()
         warn(
-            f"Layer {', '.join(dict.fromkeys(names))} does not cut the network: inputs reach the output around it. "
+            f"Layer {', '.join(dict.fromkeys(names))} does not cut the graph: inputs reach the output around it. "
             "What they carry is no part of the values, which miss F(x) − F(x′) by up to "
             f"{np.abs(check.residual[row]).max():.3g}, in row {row}; see Explanation.residual. Add the layers that "
             "carry the rest, or choose one that all of it passes.",
@@ -218,7 +218,7 @@ def _why(problem: Problem) -> str:
         )
     return (
         "There F changes in steps, as rounding or a comparison give, which no gradient shows, or between all "
-        "places of the path that were looked at. Explain the score before the steps, or choose another baseline"
+        "nodes of the path that were probed. Explain the score before the steps, or choose another baseline"
     )
 
 

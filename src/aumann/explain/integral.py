@@ -38,15 +38,22 @@ class Integral:
         self.problem, self.ends, self.tally = problem, ends, tally
         self.batch_size, self.affine_prefix = problem.oracle.batch_size, None
 
-    def __call__(self, rows: np.ndarray, rule: Rule | Draws, once: bool = False) -> list[np.ndarray]:
-        """Sums of some rows by a rule: for each point (rows, targets, *row).
+    def __call__(self, rows: np.ndarray, rule: Rule | Draws, fixed_shapes: bool = False) -> list[np.ndarray]:
+        """Sums of some rows by a rule.
 
-        With `once`, by this rule and no other; else what is compiled serves rules of other lengths.
+        Args:
+            rows: (r,) indices.
+            rule: nodes and weights.
+            fixed_shapes: whether rows are summed by this rule and no other; else what is compiled serves rules of other
+                lengths too.
+
+        Returns:
+            for each moving input, or target layer, (r, targets, *row).
         """
         p, o = self.problem, self.problem.oracle
         work = engine.Work(p.rows, p.load, p.carried, self.ends.positions, rule, o.results, o.dtype)
-        once = once or o.programs.dynamic(False)
-        step = o.programs.step(p.functions, p.paths, p.method.credit, len(p.columns), rule.cells, once)
+        fixed_shapes = fixed_shapes or o.programs.dynamic(False)
+        step = o.programs.step(p.functions, p.paths, p.method.credit, len(p.columns), rule.cells, fixed_shapes)
         o.refuse_too_large(len(rows) * work.points)
         self.tally.expect(len(rows) * work.points)
 
@@ -69,7 +76,7 @@ class Integral:
         if rule.cells and self.problem.oracle.opaque:
             rule = rule.middles()
         rows = self.problem.rows
-        values = self(np.arange(rows), rule, once=True)
+        values = self(np.arange(rows), rule, fixed_shapes=True)
         evaluations = np.full(rows, self.problem.start_points.count * len(rule))
         return Result(values, evaluations, self.how({"rule": rule.name}, nodes=rule.nodes))
 
@@ -100,7 +107,7 @@ class _Refinement:
     Rows whose slope is enormous at an end are summed over nodes or cells that are graded towards it.
 
     Args:
-        integrate: the integral.
+        integrate: along the paths of the problem.
         tolerance: relative L1 error of a row at which it is done.
         most: gradients that may be spent on a row and baseline.
 

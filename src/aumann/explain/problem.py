@@ -14,7 +14,7 @@ from aumann.core import baselines, paths, targets
 from aumann.core.secant import ROUNDING
 from aumann.execution.devices import DevicePool
 from aumann.execution.options import ExecutionOptions
-from aumann.explain import independence, start_points
+from aumann.explain import start_points
 from aumann.explain.result import Result
 from aumann.features import tables
 from aumann.model import inputs
@@ -37,18 +37,21 @@ class Summing(Protocol):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Problem:
-    """What is explained: rows of inputs, targets, and the paths to the rows from where they start.
+    """What is explained: rows of inputs, targets, and the paths that lead to the rows.
+
+    A *moving input* is what moves along a path: an input of the model, or in place of inputs that a layer reads, such
+    as token ids, the values of that layer.
 
     Attributes:
         method: whose path and credit are taken.
         oracle: F and its derivatives.
         device_pool: the devices that it runs on.
         structure: of the inputs, for their packing.
-        leaves: the inputs.
+        leaves: the inputs, as named arrays (n, *row).
         target: as it was given.
         columns: the targets, resolved.
-        paths: one for each point of the oracle.
-        start_points: where they start.
+        paths: one for each moving input.
+        start_points: where the paths begin.
         input_space_baselines: by leaf, baselines that were given as inputs of a layer that reads them.
         drawn: whether the baselines are draws from a distribution.
         base_value: F(x′) (n, targets), where it is known beforehand.
@@ -145,7 +148,7 @@ class Problem:
         return {k: packed[k] for k in self.structure} if type(packed) is dict else packed  # the user's own order
 
     def path_has_kinks(self, k: int) -> bool | None:
-        """Whether the path of point k has corners; None where its operations do not tell."""
+        """Whether the path of moving input k has corners; None where its operations do not tell."""
         path = self.paths[k]
         if path is paths.straight:
             return False
@@ -157,7 +160,7 @@ class Problem:
         return self.oracle.backend.kinked(run, [self._times(k, [0.0, 1.0])], ())
 
     def _first_ends(self, k: int) -> tuple[Any, Any]:
-        """Start and end of the path of point k, of the first row, as a path is given them."""
+        """Start and end of the path of moving input k, of the first row, as a path is given them."""
         start = ops.convert_to_tensor(np.ascontiguousarray(self.carried.points[k][:1, :1], self.oracle.dtype))
         return start, ops.convert_to_tensor(self.load(np.zeros(1, int))[0][k])[:, None]
 
@@ -210,7 +213,7 @@ def resolve(
         target, baseline: as `explain` is given them.
 
     Raises:
-        ValueError, TypeError: they do not fit together, or F of a row depends on other rows.
+        ValueError, TypeError: they do not fit together.
     """
     for item in target if isinstance(target, list) else [target]:
         if tables.is_row(item):
@@ -218,8 +221,8 @@ def resolve(
     columns = targets.resolve(target, oracle.outputs, oracle.several_outputs, len(leaves[0].array))
     _refuse_integer_outputs(columns, oracle)
     by_leaf = paths.each(method.path, oracle.names, inputs.packing(structure, len(leaves)))
-    of_points = tuple(by_leaf[i] for i in oracle.leaves_of_moving)
-    starts, input_space_baselines = start_points.resolve(oracle, of_points, structure, leaves, baseline)
+    of_moving_inputs = tuple(by_leaf[i] for i in oracle.leaves_of_moving)
+    starts, input_space_baselines = start_points.resolve(oracle, of_moving_inputs, structure, leaves, baseline)
     problem = Problem(
         method=method,
         oracle=oracle,
@@ -228,12 +231,11 @@ def resolve(
         leaves=leaves,
         target=target,
         columns=columns,
-        paths=of_points,
+        paths=of_moving_inputs,
         start_points=starts,
         input_space_baselines=input_space_baselines,
     )
     problem.refuse_loose_ends()
-    independence.require(problem)
     return problem
 
 

@@ -18,7 +18,7 @@ class How:
 
     Attributes:
         stopping_rule: entries of the provenance, such as rule, tolerance, max_evaluations, samples and seed.
-        nodes: t at which a path is searched, should the gradient not be finite somewhere.
+        nodes: t that are probed, should the gradient not be finite somewhere on a path.
         steep: rows whose slope is enormous at an end of the path, as far as that was seen.
         batch_size: path points per call of the model, as in the last sum.
         affine_prefix: name of the layer that straight paths were flattened up to, or None.
@@ -41,11 +41,11 @@ class Result:
     """The values of every row of a problem.
 
     Attributes:
-        values: for each point of the oracle (n, targets, *row).
+        values: for each moving input, or target layer, (n, targets, *row).
         evaluations: (n,), gradients spent on each row.
         how: how they came about.
-        error: (n, targets), estimated relative L1 error of the values of all points together; None if not estimated.
-        parts: for each point (n, targets), that of its own values; None if not estimated.
+        error: (n, targets), estimated relative L1 error of all values of a row; None if not estimated.
+        parts: for each moving input, or target layer, (n, targets), that of its values; None if not estimated.
         standard_error: of values that were sampled, shaped like them; else None.
     """
 
@@ -69,8 +69,8 @@ def stacked(results: Sequence[Result]) -> Result:
     for result in results:
         steep.append(result.how.steep + first)
         first += len(result.evaluations)
-    together = refinement.stacked((Refined(**_numbers(r)) for r in results), first)
-    return Result.of(together, replace(last.how, steep=np.concatenate(steep)))
+    whole = refinement.stacked((Refined(**_numbers(r)) for r in results), first)
+    return Result.of(whole, replace(last.how, steep=np.concatenate(steep)))
 
 
 def _numbers(result: Result) -> dict[str, Any]:

@@ -1,8 +1,12 @@
-"""Method: what every method of explaining has, a model, and what of it is explained."""
+"""Method: what every way of explaining a model has in common."""
+
+from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Unpack
 
 import keras
 import numpy as np
@@ -12,35 +16,50 @@ from aumann.core import baselines, credits, targets
 from aumann.core.paths import straight
 from aumann.execution.devices import DevicePool
 from aumann.execution.options import settings
+from aumann.explain import independence
 from aumann.explain.answer import fingerprint, predicted
 from aumann.explain.endpoints import predict
 from aumann.explain.explain import explain
-from aumann.explain.integral import LEAST_EVALUATIONS
-from aumann.explain.problem import resolve
+from aumann.explain.integral import Integral
+from aumann.explain.problem import Problem, resolve
+from aumann.explain.result import Result
+from aumann.explanation import Explanation
+from aumann.methods import signatures
+from aumann.methods.signatures import Execution
 from aumann.model import inputs as arrays
 from aumann.model.interception import Site
 from aumann.model.layers import addresses, at_addresses, find, find_all
 from aumann.model.oracle import Oracle
-from aumann.model.signature import is_foreign
+from aumann.model.signature import Leaf, is_foreign
 
 TOLERANCE = 0.01
 MAX_EVALUATIONS = 2000
 
 
 class Method:
-    """What every method has: a model, what of it is explained, and how many rows it is called with.
+    """What every method has: a model, what of it is explained, and how it is run.
 
-    Arguments are those of `IntegratedGradients` that have to do with the model: `output`, `layer`, and of its
-    `execution`.
+    Args:
+        model: a built Keras 3 model or layer (Sequential, Functional, subclassed, nested), a function of tensors of the
+            active framework, a `torch.nn.Module` on the torch backend, or `aumann.backends.pytensor.Graph`.
+        output: which output tensor is explained: None for all, a name, an index, "logits" for what stands before a
+            final softmax or sigmoid, or a layer's output, `aumann.output_of(layer)`.
+        layer: name, object or list of those: attribute at that layer's output instead of at the input which it reads.
+            Integer ids are attributed at their Embedding without asking.
+
+    Attributes:
+        complete: whether the values add up to F(x) − F(x′), as far as they are exact.
+        spans: whether, complete or not, they see the whole path: where all are zero, F cannot change.
+        moving_sites: the outputs and inputs of layers that move in place of inputs; None for those of every Embedding.
+        target_layers: those that values are for while inputs move; none for values of what moves.
     """
 
-    path = staticmethod(straight)
-    credit = staticmethod(credits.share)
-    MADE = ("oracles",)  # attributes that hold what is compiled
-    complete = True  # whether the values add up to F(x) − F(x′), as far as they are exact
-    spans = False  # whether, complete or not, they see the whole path: where all are zero, F cannot change
+    path: Any = staticmethod(straight)
+    credit: Callable = staticmethod(credits.share)
+    complete, spans = True, False
+    COMPILED: tuple[str, ...] = ("oracles",)  # attributes that hold what is compiled
 
-    def __init__(self, model, *, output=None, layer=None, **execution):
+    def __init__(self, model: Any, *, output: Any = None, layer: Any = None, **execution: Unpack[Execution]) -> None:
         if not callable(model):
             raise TypeError(
                 f"Expected a Keras model or a function, received {type(model).__name__}. "
@@ -61,11 +80,14 @@ class Method:
                 f"Expected one device for a graph of another framework, which runs where that puts it; received "
                 f"devices={execution['devices']!r}. Leave devices= out."
             )
-        self.places = None if layer is None else find_all(model, layer)
-        self.inner = ()
+        self.moving_sites = None if layer is None else find_all(model, layer)
+        self.target_layers = ()
         self.oracles, self._fill = {}, None
 
-    def explain(self, inputs, target=None, baseline=0.0, progress=None):
+    def __init_subclass__(cls) -> None:
+        signatures.complete(cls)
+
+    def explain(self, inputs: Any, target: Any = None, baseline: Any = 0.0, progress: Any = None) -> Explanation:
         """Attributions of every input feature of every row.
 
         Args:
@@ -90,7 +112,7 @@ class Method:
         problem = self.problem(inputs, target, baseline)
         return self._explained(problem, progress)[0]
 
-    def problem(self, inputs, target=None, baseline=0.0):
+    def problem(self, inputs: Any, target: Any = None, baseline: Any = 0.0) -> Problem:
         """What `explain` is given, resolved and checked.
 
         Args:
@@ -112,13 +134,15 @@ class Method:
         baseline = arrays.each_of(baseline, structure, leaves, inputs)
         return self._resolved(structure, leaves, target, baseline)
 
-    def _explained(self, problem, progress, sum=None):
-        """(`Explanation`, `Result`) of a problem."""
+    def _explained(
+        self, problem: Problem, progress: Any, sum: Callable[[Problem, Integral], Result] | None = None
+    ) -> tuple[Explanation, Result]:
+        """The answer to a problem, and what the sum has returned."""
         with self.at_work(problem.device_pool), ThreadPoolExecutor(1) as background:
             weights = background.submit(fingerprint, self.model)  # while the device is busy
             return problem.oracle.within_memory(explain, problem, weights, progress, sum)
 
-    def _resolved(self, structure, leaves, target, baseline):
+    def _resolved(self, structure: Any, leaves: list[Leaf], target: Any, baseline: Any) -> Problem:
         """A model that declares how many rows it takes is called with any number, unless that fails."""
         rows = arrays.declared_rows(self.model)
         try:
@@ -133,20 +157,22 @@ class Method:
             self._fill = None
             raise
 
-    def _resolve(self, structure, leaves, target, baseline):
+    def _resolve(self, structure: Any, leaves: list[Leaf], target: Any, baseline: Any) -> Problem:
         device_pool = DevicePool(self.execution)
         with device_pool.backend.arithmetic(self.execution.precision):
             oracle = self._oracle(structure, leaves)
         with self.at_work(device_pool):
-            return resolve(self, oracle, structure, leaves, target, baseline, device_pool)
+            problem = resolve(self, oracle, structure, leaves, target, baseline, device_pool)
+            independence.require(problem)
+            return problem
 
     @contextlib.contextmanager
-    def at_work(self, device_pool):
+    def at_work(self, device_pool: DevicePool) -> Iterator[None]:
         """A context in which the model is run as `execution` tells, on the first of its devices."""
         with device_pool.at(), device_pool.backend.inference(self.model):
             yield
 
-    def predict(self, inputs, target=None, fixed=()):
+    def predict(self, inputs: Any, target: Any = None, fixed: Collection[str] = ()) -> np.ndarray:
         """F(x), by the function that `explain` evaluates at the ends of its path.
 
         Args:
@@ -164,98 +190,62 @@ class Method:
         _, _, prediction = self._predicted(inputs, target, fixed)
         return prediction if targets.is_several(target) else prediction[:, 0]
 
-    def classes(self, inputs, target="predicted", fixed=()):
+    def classes(self, inputs: Any, target: Any = "predicted", fixed: Collection[str] = ()) -> np.ndarray:
         """The index (n,) that target="predicted", or a tuple that ends in it, stands for in each row; see `predict`."""
         problem, positions, _ = self._predicted(inputs, target, fixed)
         return np.array(predicted(problem, positions))
 
-    def _predicted(self, inputs, target, fixed):
+    def _predicted(self, inputs: Any, target: Any, fixed: Collection[str]) -> tuple[Problem, np.ndarray, np.ndarray]:
         """The problem of a path from zero, with the positions of its targets and F(x)."""
         structure, leaves = arrays.read(self.model, inputs, lambda i, name: name in fixed)
         problem = self._resolved(structure, leaves, target, 0.0)
         with self.at_work(problem.device_pool):
             return problem, *predict(problem)
 
-    def sum(self, problem, integrate):
+    def sum(self, problem: Problem, integrate: Integral) -> Result:
         """The values of every row of a problem, and what is known of their error.
 
         Args:
-            problem: `aumann.explain.problem.Problem`.
-            integrate: the `aumann.explain.integral.Integral` along its paths.
-
-        Returns:
-            `aumann.explain.result.Result`.
+            problem: what was given, resolved; nothing is written to it.
+            integrate: the integral along its paths.
         """
         raise NotImplementedError
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """What is compiled is left behind, and made anew; layers are kept by where they stand in the model."""
-        state = {k: {} if k in self.MADE else v for k, v in vars(self).items()}
-        for name in ("output", "places", "inner"):
+        state = {k: {} if k in self.COMPILED else v for k, v in vars(self).items()}
+        for name in ("output", "moving_sites", "target_layers"):
             state[name] = addresses(self.model, state[name])
         return state
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        for name in ("output", "places", "inner"):
+        for name in ("output", "moving_sites", "target_layers"):
             setattr(self, name, at_addresses(self.model, state[name]))
 
-    def __copy__(self):
+    def __copy__(self) -> Method:
         """Shares what is compiled."""
         other = type(self).__new__(type(self))
         vars(other).update(vars(self))
         return other
 
-    def _oracle(self, structure, leaves):
+    def _oracle(self, structure: Any, leaves: list[Leaf]) -> Oracle:
         kinds = tuple((x.name, x.role, x.array.dtype.str, x.array.shape[1:]) for x in leaves)
         key = str(structure), kinds, self._fill
         if key not in self.oracles:
-            how = self.output, self.places, self.inner, self.execution, self._fill
+            how = self.output, self.moving_sites, self.target_layers, self.execution, self._fill
             self.oracles[key] = Oracle(self.model, structure, leaves, *how)
         return self.oracles[key]
 
 
-def _is_fixed(baseline, i, name):
-    each = baseline = baseline.rows if isinstance(baseline, baselines.Weighted) else baseline
+signatures.complete(Method)
+
+
+def _is_fixed(baseline: Any, i: int, name: str) -> bool:
+    """Whether a baseline holds input i still."""
+    of_input = baseline = baseline.rows if isinstance(baseline, baselines.Weighted) else baseline
     if isinstance(baseline, dict):
-        each = baseline.get(name)
+        of_input = baseline.get(name)
     elif isinstance(baseline, (list, tuple)):
-        each = baseline[i] if i < len(baseline) else None
-    return isinstance(each, str) and each == baselines.FIXED
-
-
-def tolerance_or(word, given, tolerance, max_evaluations, usual):
-    """The tolerance, the usual one if none was named; None where what is given instead fixes the cost."""
-    if given is not None:
-        if tolerance is None and max_evaluations is None:
-            return None
-        raise ValueError(
-            f"Expected {word} or a tolerance, received {word}={given!r} with "
-            + (f"tolerance={tolerance!r}" if tolerance is not None else f"max_evaluations={max_evaluations!r}")
-            + f". With {word} the cost is fixed, with a tolerance the error: leave one of them out."
-        )
-    tolerance = usual if tolerance is None else tolerance
-    if isinstance(tolerance, bool) or not isinstance(tolerance, (int, float, np.number)) or not tolerance > 0:
-        raise ValueError(
-            f"Expected a tolerance > 0, the relative error that the values of a row may have; received {tolerance!r}. "
-            "Give for example 0.01."
-        )
-    return float(tolerance)
-
-
-def _max_evaluations(most):
-    if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < LEAST_EVALUATIONS:
-        raise ValueError(
-            f"Expected max_evaluations to be a whole number ≥ {LEAST_EVALUATIONS}, the gradients of the two sums whose "
-            f"difference gives the first error; received {most!r}. Give for example {MAX_EVALUATIONS}."
-        )
-    return int(most)
-
-
-def whole(number, least, name, example):
-    """An argument that counts something."""
-    if isinstance(number, bool) or not isinstance(number, (int, np.integer)) or number < least:
-        raise ValueError(
-            f"Expected {name} to be a whole number ≥ {least}, received {number!r}. Give for example {example}."
-        )
-    return int(number)
+        of_input = baseline[i] if i < len(baseline) else None
+    return isinstance(of_input, str) and of_input == baselines.FIXED

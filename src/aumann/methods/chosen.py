@@ -1,12 +1,17 @@
 """Which features interactions are asked for: by name, position or group, as positions among all features."""
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from keras import tree
 
+from aumann.explain.problem import Problem
 from aumann.explanation import feature_labels, group_labels, walk
+from aumann.model.oracle import Oracle
 
 WIDEST = 2048  # features of a full matrix
 
@@ -16,24 +21,24 @@ class Chosen:
     """The features whose interactions are asked for.
 
     Attributes:
-        names: of all features, those of all points flattened, or of their groups.
+        names: of all features, those of all moving inputs, flattened, or of their groups.
         positions: (chosen,), among them.
         groups: (features,), the group of each feature, or None.
     """
 
-    names: tuple
+    names: tuple[str, ...]
     positions: np.ndarray
     groups: np.ndarray | None
 
 
-def choose(problem, features, groups):
+def choose(problem: Problem, features: Any, groups: Any) -> Chosen:
     """`Chosen` by what `IntegratedHessians.explain` is given."""
     names, labels = _features(problem, groups)
     return Chosen(names, _positions(features, names, problem.oracle, groups is not None), labels)
 
 
-def _features(problem, groups):
-    """Names of the features of all points, flattened, or of their groups, and the group of each feature."""
+def _features(problem: Problem, groups: Any) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """Names of the features of all moving inputs, flattened, or of their groups, and the group of each feature."""
     o = problem.oracle
     leaves = o.leaves_of_moving
     numbers = tree.pack_sequence_as(problem.structure, list(range(len(problem.leaves))))
@@ -58,7 +63,7 @@ def _features(problem, groups):
     return tuple(names), None if groups is None else np.concatenate(labels)
 
 
-def _positions(features, names, oracle, grouped):
+def _positions(features: Any, names: tuple[str, ...], oracle: Oracle, grouped: bool) -> np.ndarray:
     """Positions of the chosen features, or groups, among all."""
     if features is None:
         if len(names) > WIDEST:
@@ -73,7 +78,7 @@ def _positions(features, names, oracle, grouped):
     return np.array([_position(item, names, oracle, grouped) for item in items])
 
 
-def _position(item, names, oracle, grouped):
+def _position(item: Any, names: tuple[str, ...], oracle: Oracle, grouped: bool) -> int:
     if isinstance(item, str) and names.count(item) == 1:
         return names.index(item)
     if isinstance(item, tuple) and not grouped:
@@ -87,7 +92,7 @@ def _position(item, names, oracle, grouped):
     )
 
 
-def _flattened(index, oracle):
+def _flattened(index: tuple, oracle: Oracle) -> Any:
     """The position of a tuple index into a row, or of one that begins with the name or number of an input."""
     leaves = oracle.leaves_of_moving
     point, within = (0, index) if len(leaves) == 1 else (None, index[1:])

@@ -1,11 +1,19 @@
 """Integrated gradients on any path, and methods that differ from it in what a gradient is worth to the features."""
 
-import inspect
+from __future__ import annotations
 
+import inspect
+from typing import Any, Unpack
+
+from aumann import arguments
 from aumann.core import credits
 from aumann.core.paths import Blur, straight
 from aumann.core.quadrature import Rule
-from aumann.methods.base import MAX_EVALUATIONS, TOLERANCE, Method, _max_evaluations, tolerance_or
+from aumann.explain.integral import LEAST_EVALUATIONS, Integral
+from aumann.explain.problem import Problem
+from aumann.explain.result import Result
+from aumann.methods.base import MAX_EVALUATIONS, TOLERANCE, Method
+from aumann.methods.signatures import Execution
 
 
 class IntegratedGradients(Method):
@@ -18,12 +26,6 @@ class IntegratedGradients(Method):
     and memory in proportion to `batch_size`. The model is never changed and never trains: inference mode throughout.
 
     Args:
-        model: a built Keras 3 model or layer (Sequential, Functional, subclassed, nested), a function of tensors of the
-            active framework, a `torch.nn.Module` on the torch backend, or `aumann.backends.pytensor.Graph`.
-        output: which output tensor is explained: None for all, a name, an index, or "logits" for what stands before a
-            final softmax or sigmoid.
-        layer: name, object or list of those: attribute at that layer's output instead of at the input which it reads.
-            Integer ids are attributed at their Embedding without asking.
         tolerance: relative L1 error of a row's values at which it is done, 0.01 unless a rule is given.
         max_evaluations: gradients spent on a row and baseline at most; rows that would need more are named in one
             warning, and `Explanation.converged` tells them.
@@ -32,8 +34,6 @@ class IntegratedGradients(Method):
             `aumann.Blur`, or a function (start, end, t) -> point, or -> (point, velocity), in operators or keras.ops;
             start is (1|S, 1|M, *row), end (S, 1, *row), t (S, M, 1, …), point (S, M, *row). For several inputs a list
             or dict like them gives each its own; one left out of a dict goes straight.
-        execution: how the model is run, as fields of `aumann.execution.options.ExecutionOptions`: `batch_size`,
-            `compile`, `precision`, `devices`.
 
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
     """
@@ -43,16 +43,16 @@ class IntegratedGradients(Method):
 
     def __init__(
         self,
-        model,
+        model: Any,
         *,
-        output=None,
-        layer=None,
-        tolerance=None,
-        max_evaluations=None,
-        rule=None,
-        path=straight,
-        **execution,
-    ):
+        output: Any = None,
+        layer: Any = None,
+        tolerance: float | None = None,
+        max_evaluations: int | None = None,
+        rule: Rule | None = None,
+        path: Any = straight,
+        **execution: Unpack[Execution],
+    ) -> None:
         super().__init__(model, output=output, layer=layer, **execution)
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"Expected a rule, received {rule!r}. Give one such as aumann.gauss_legendre(50).")
@@ -62,10 +62,12 @@ class IntegratedGradients(Method):
                 "out, or take IntegratedGradients or MeanGradient."
             )
         self.rule, self.path = rule, _path(path)
-        self.tolerance = tolerance_or("rule", rule, tolerance, max_evaluations, TOLERANCE)
-        self.max_evaluations = _max_evaluations(MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
+        self.tolerance = arguments.tolerance_or("rule", rule, tolerance, max_evaluations, TOLERANCE)
+        self.max_evaluations = arguments.max_evaluations(
+            max_evaluations, MAX_EVALUATIONS, LEAST_EVALUATIONS, "gradients"
+        )
 
-    def sum(self, problem, integrate):
+    def sum(self, problem: Problem, integrate: Integral) -> Result:
         return integrate.to(self.tolerance, self.max_evaluations) if self.rule is None else integrate.by(self.rule)
 
 
@@ -74,7 +76,7 @@ class BlurIntegratedGradients(IntegratedGradients):
 
     For images (n, height, width, channels), signals (n, length, channels) or (n, length), and volumes. No baseline is
     given: F(x′) is F of the most blurred input. Of several inputs every one is blurred; to blur one of them, give
-    `IntegratedGradients(model, path={"image": aumann.Blur(50)})`. Cost, arguments and tolerance as for
+    `IntegratedGradients(model, path={"image": aumann.Blur(50)})`. Cost and tolerance as for
     `IntegratedGradients`.
 
     Args:
@@ -84,13 +86,26 @@ class BlurIntegratedGradients(IntegratedGradients):
     Source: Xu, Venugopalan, Sundararajan (2020), Attribution in Scale and Space.
     """
 
-    def __init__(self, model, *, sigma=50.0, axes=None, **options):
-        if "path" in options:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        sigma: float = 50.0,
+        axes: Any = None,
+        output: Any = None,
+        layer: Any = None,
+        tolerance: float | None = None,
+        max_evaluations: int | None = None,
+        rule: Rule | None = None,
+        **execution: Unpack[Execution],
+    ) -> None:
+        if "path" in execution:
             raise TypeError(
-                f"Expected no path, since this is the method of one, received path={options['path']!r}. Leave it out, "
-                "or take IntegratedGradients(model, path=…)."
+                "Expected no path, since this is the method of one, received path=. Leave it out, or take "
+                "IntegratedGradients(model, path=…)."
             )
-        super().__init__(model, path=Blur(sigma, axes), **options)
+        budget = {"tolerance": tolerance, "max_evaluations": max_evaluations, "rule": rule}
+        super().__init__(model, output=output, layer=layer, path=Blur(sigma, axes), **budget, **execution)
 
 
 class ImportantDirectionGradients(IntegratedGradients):
@@ -99,8 +114,8 @@ class ImportantDirectionGradients(IntegratedGradients):
     Where the path runs across the gradient nothing is gained, and no feature gets anything for it: noise that
     integrated gradients leave to cancel does not arise. All features of all inputs count together in ‖∇F‖, so their
     units must be comparable. Complete like `IntegratedGradients`; nothing is shared out where ∇F = 0. A feature may
-    have a value though it does not differ from its baseline. Of a set of baselines, the weighted mean. Cost,
-    arguments and tolerance as for `IntegratedGradients`.
+    have a value though it does not differ from its baseline. Of a set of baselines, the weighted mean. Cost
+    and tolerance as for `IntegratedGradients`.
 
     The source sums (∂ᵢF)² / ‖∇F‖² · (F(tₖ₊₁) − F(tₖ)) over the points of a given attribution; this is the integral that
     such sums tend to, dF being γ' · ∂F, or over cells the secant's.
@@ -116,7 +131,7 @@ class IntegratedDecisionGradients(IntegratedGradients):
 
     What happens where F is saturated counts little, what happens where the decision falls counts much. In units of F
     squared and not complete: Σφ = ∫ (dF/dt)² dt, and `residual` is the difference to F(x) − F(x′). Of a set of
-    baselines, the weighted mean. Cost, arguments and tolerance as for `IntegratedGradients`, whose refinement puts
+    baselines, the weighted mean. Cost and tolerance as for `IntegratedGradients`, whose refinement puts
     points where they are needed, in place of the source's adaptive sampling.
 
     Source: Walker, Jha, Chen, Ewetz (2024), Integrated Decision Gradients: Compute Your Attributions Where the Model
@@ -131,7 +146,7 @@ class MeanGradient(IntegratedGradients):
     """The mean gradient on the path, ∫₀¹ ∇F(x′ + t (x − x′)) dt, in units of F per unit of the feature.
 
     Integrated gradients before the factor x − x′: what a change of basis (`aumann.bases`) or a sensitivity needs.
-    Of a set of baselines, the weighted mean. Cost, arguments and tolerance as for `IntegratedGradients`; the
+    Of a set of baselines, the weighted mean. Cost and tolerance as for `IntegratedGradients`; the
     values are not complete, and `residual` is their sum against F(x) − F(x′).
     """
 
@@ -143,7 +158,7 @@ class HypotheticalContributions(IntegratedGradients):
     """What each letter would be worth at each place of a one-hot sequence, ∫₀¹ (∂_c F − Σₖ x′ₖ ∂ₖF) dt.
 
     Inputs (n, …, length, letters), letters on the last axis. At the row's own letter this is what integrated gradients
-    give all letters of the position together; of a set of baselines the weighted mean. Cost, arguments and tolerance as
+    give all letters of the position together; of a set of baselines the weighted mean. Cost and tolerance as
     for `IntegratedGradients`.
 
     Source: Shrikumar et al. (2020), TF-MoDISco, where DeepLIFT's multipliers stand for the mean gradient.
@@ -154,12 +169,13 @@ class HypotheticalContributions(IntegratedGradients):
     bends = False
 
 
-def _path(path):
+def _path(path: Any) -> Any:
     """A path, or a list or dict of them."""
-    for each in path.values() if isinstance(path, dict) else path if isinstance(path, (list, tuple)) else [path]:
-        if not callable(each) or inspect.isclass(each):
+    paths = path.values() if isinstance(path, dict) else path if isinstance(path, (list, tuple)) else [path]
+    for path_of_input in paths:
+        if not callable(path_of_input) or inspect.isclass(path_of_input):
             raise TypeError(
-                f"Expected a path, a function (start, end, t) -> point, received {each!r:.80}. For points to pass on "
-                "the way give aumann.Polyline(points)."
+                f"Expected a path, a function (start, end, t) -> point, received {path_of_input!r:.80}. For points to "
+                "pass on the way give aumann.Polyline(points)."
             )
     return path

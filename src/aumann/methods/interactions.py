@@ -12,22 +12,33 @@ The product t = αβ of two uniform numbers has the density −ln t, so that one
 of a function of as many numbers as are asked for: features that share a v are a group.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import functools
 import math
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import numpy as np
 from keras import ops
 
+from aumann import arguments
 from aumann.core import engine, refinement
 from aumann.core.quadrature import LogRule, gauss_legendre, log_gauss
 from aumann.core.secant import ROUNDING
 from aumann.execution.batching import BatchTuner, MemoryBudget
+from aumann.execution.progress import Tally
 from aumann.explain.checks import CompletenessWarning
+from aumann.explain.endpoints import Endpoints
+from aumann.explain.integral import Integral
+from aumann.explain.problem import Problem
 from aumann.explain.result import Result
 from aumann.explanation import Explanation
-from aumann.methods.base import TOLERANCE, Method, tolerance_or
-from aumann.methods.chosen import choose
+from aumann.methods.base import TOLERANCE, Method
+from aumann.methods.chosen import Chosen, choose
+from aumann.methods.signatures import Execution
+from aumann.model.oracle import Oracle
 from aumann.model.signature import is_foreign
 from aumann.user_warnings import warn
 
@@ -43,7 +54,7 @@ class Interactions:
     Attributes:
         values: (n[, targets], chosen, features); Γᵢⱼ is half of what i and j are worth together for i ≠ j, Γⱼᵢ being
             the other, and what i is worth by itself for i = j. All features: a symmetric matrix that sums to
-            F(x) − F(x′). Features are those of all inputs that move, laid end to end, or their groups.
+            F(x) − F(x′). Features are those of all inputs that move, flattened, or their groups.
         features: the name of each feature or group.
         chosen: (chosen,) positions among the features.
         residual: (n[, targets], chosen), Σⱼ Γᵢⱼ − φᵢ.
@@ -57,21 +68,21 @@ class Interactions:
     residual: np.ndarray
     explanation: Explanation
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("values", "chosen", "residual"):
             getattr(self, name).flags.writeable = False
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any) -> Interactions:
         """The interactions of some rows: an int (the axis of rows stays), a slice, int array or boolean mask."""
         index = np.atleast_1d(np.arange(len(self))[rows])
         return dataclasses.replace(
             self, values=self.values[index], residual=self.residual[index], explanation=self.explanation[index]
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         e = self.explanation
         return (
             f"Interactions of {len(self)} rows: {len(self.chosen)} × {len(self.features)} features, rule "
@@ -79,42 +90,42 @@ class Interactions:
         )
 
     @property
-    def main(self):
+    def main(self) -> np.ndarray:
         """Γᵢᵢ (n[, targets], chosen): what each feature is worth by itself."""
         return self.values[..., np.arange(len(self.chosen)), self.chosen]
 
     @property
-    def attributions(self):
+    def attributions(self) -> np.ndarray:
         """Σⱼ Γᵢⱼ (n[, targets], chosen): integrated gradients of the features or groups."""
         return self.values.sum(-1, dtype=np.float64)
 
     @property
-    def prediction(self):
+    def prediction(self) -> np.ndarray:
         """F(x), shape (n[, targets])."""
         return self.explanation.prediction
 
     @property
-    def base_value(self):
+    def base_value(self) -> np.ndarray:
         """F(x′), shape (n[, targets])."""
         return self.explanation.base_value
 
     @property
-    def error(self):
+    def error(self) -> np.ndarray | None:
         """Estimated relative L1 error of a row's values, (n[, targets]); None for a rule."""
         return self.explanation.error
 
     @property
-    def converged(self):
+    def converged(self) -> np.ndarray | None:
         """Whether each row met the tolerance, (n[, targets]); None for a rule."""
         return self.explanation.converged
 
     @property
-    def evaluations(self):
+    def evaluations(self) -> np.ndarray:
         """Hessian-vector products and gradients spent on each row, (n,)."""
         return self.explanation.evaluations
 
     @property
-    def provenance(self):
+    def provenance(self) -> Mapping[str, Any]:
         """How the values came about."""
         return self.explanation.provenance
 
@@ -145,7 +156,6 @@ class IntegratedHessians(Method):
     would seem not to. A warning says so; explain such a model with softplus or GELU in place of ReLU.
 
     Args:
-        model, output, layer, execution: as for `aumann.IntegratedGradients`.
         tolerance: relative L1 error of a row's values at which it is done, 0.01 unless a rule is given.
         max_evaluations: nodes spent on a row and baseline at most.
         rule: as `aumann.log_gauss(12)`, in place of a tolerance.
@@ -153,19 +163,19 @@ class IntegratedHessians(Method):
     Source: Janizek, Sturmfels, Lee (2021), Explaining Explanations: Axiomatic Feature Interactions for Deep Networks.
     """
 
-    MADE = ("oracles", "_steps", "_paces")
+    COMPILED = ("oracles", "_steps", "_tuners")
 
     def __init__(
         self,
-        model,
+        model: Any,
         *,
-        output=None,
-        layer=None,
-        tolerance=None,
-        max_evaluations=None,
-        rule=None,
-        **execution,
-    ):
+        output: Any = None,
+        layer: Any = None,
+        tolerance: float | None = None,
+        max_evaluations: int | None = None,
+        rule: LogRule | None = None,
+        **execution: Unpack[Execution],
+    ) -> None:
         super().__init__(model, output=output, layer=layer, **execution)
         if rule is not None and not isinstance(rule, LogRule):
             raise TypeError(
@@ -177,17 +187,25 @@ class IntegratedHessians(Method):
                 "Rebuild it with keras.ops."
             )
         self.rule = rule
-        self.tolerance = tolerance_or("rule", rule, tolerance, max_evaluations, TOLERANCE)
-        self.max_evaluations = _max_evaluations(MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
-        self._steps, self._paces = {}, {}
+        self.tolerance = arguments.tolerance_or("rule", rule, tolerance, max_evaluations, TOLERANCE)
+        self.max_evaluations = arguments.max_evaluations(max_evaluations, MAX_EVALUATIONS, 3 * FIRST, "nodes")
+        self._steps, self._tuners = {}, {}
 
-    def explain(self, inputs, target=None, baseline=0.0, features=None, groups=None, progress=None):
+    def explain(
+        self,
+        inputs: Any,
+        target: Any = None,
+        baseline: Any = 0.0,
+        features: Any = None,
+        groups: Any = None,
+        progress: Any = None,
+    ) -> Interactions:
         """Interactions of the features of every row.
 
         Args:
             inputs, target, baseline: as for `aumann.IntegratedGradients.explain`.
             features: whose interactions with all features are computed; None for everyone's, up to 2048 of them. A
-                position among the features of all moving inputs laid end to end, a name of `Interactions.features`, a
+                position among the features of all moving inputs, flattened, a name of `Interactions.features`, a
                 tuple index into a row (of several inputs: their name or number, then the index), or a list of those.
             groups: features taken together, each group as one feature at the price of one: integer labels that
                 broadcast to the shape of a row, or a mapping from names to members, as for `Explanation.sum`; for
@@ -214,11 +232,11 @@ class IntegratedHessians(Method):
             explanation=explanation,
         )
 
-    def sum(self, problem, integrate):
+    def sum(self, problem: Problem, integrate: Integral) -> InteractionResult:
         return self._interactions(choose(problem, None, None), problem, integrate)
 
-    def _interactions(self, chosen, problem, integrate):
-        """`InteractionResult` of the chosen features."""
+    def _interactions(self, chosen: Chosen, problem: Problem, integrate: Integral) -> InteractionResult:
+        """Γ of the chosen features, and φ."""
         rows, nodes, spent = np.arange(problem.rows), len(self.rule) if self.rule else FIRST, 0
         values, evaluations = [], np.zeros(problem.rows, int)
         error = np.full((problem.rows, len(problem.columns)), np.inf)
@@ -237,7 +255,7 @@ class IntegratedHessians(Method):
         matrix, *values = values
         residual = matrix.sum(-1, dtype=np.float64) - _of_chosen(chosen, values)
         if problem.oracle.has_kinks(problem.functions):
-            _name_the_kinks(residual, np.abs(matrix).sum((2, 3), dtype=np.float64))
+            _warn_of_kinks(residual, np.abs(matrix).sum((2, 3), dtype=np.float64))
         known = {}
         if self.rule is None:
             stopping_rule = {"rule": "log_gauss, refined", "tolerance": self.tolerance}
@@ -248,8 +266,10 @@ class IntegratedHessians(Method):
         how = integrate.how(stopping_rule)
         return InteractionResult(values, evaluations, how, **known, interactions=matrix, residual=residual)
 
-    def _sums(self, chosen, problem, integrate, rows, rule):
-        """[Γ (rows, targets, chosen, features), *φ for each point] by rules of as many nodes."""
+    def _sums(
+        self, chosen: Chosen, problem: Problem, integrate: Integral, rows: np.ndarray, rule: LogRule
+    ) -> list[np.ndarray]:
+        """[Γ (rows, targets, chosen, features), *φ for each moving input] by rules of as many nodes."""
         o, targets = problem.oracle, len(problem.columns)
         shape = len(chosen.positions), len(chosen.names)
         key = o, problem.functions
@@ -260,40 +280,40 @@ class IntegratedHessians(Method):
         work = engine.Work(problem.rows, problem.load, starts, positions, rule, [shape], o.dtype)
         fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.points
         integrate.tally.expect(len(rows) * work.points)
-        if (*key, fit) not in self._paces:
+        if (*key, fit) not in self._tuners:
             room, tuned = MemoryBudget(o.memory.size, o.memory.free, fit), o.execution.batch_size == "auto"
             dynamic = o.programs.dynamic(False)
-            self._paces[*key, fit] = BatchTuner(min(o.batch_size, fit), room, tuned, dynamic, laid=True)
-        pace = self._paces[*key, fit]
+            self._tuners[*key, fit] = BatchTuner(min(o.batch_size, fit), room, tuned, dynamic, laid=True)
+        tuner = self._tuners[*key, fit]
 
-        def part(rows, tally):
+        def part(rows: np.ndarray, tally: Tally) -> list[np.ndarray]:
             asked = [ops.convert_to_tensor(a, "int32") for a in numbers]
 
-            def step(*args):
+            def step(*args: Any) -> list:
                 return self._steps[key](*args, asked)
 
-            return engine.integrate(step, work.of(rows), pace, o.backend, tally)
+            return engine.integrate(step, work.of(rows), tuner, o.backend, tally)
 
         return integrate.divide(part, rows) + integrate(rows, gauss_legendre(len(rule)))
 
 
-def _make_step(oracle, functions):
+def _make_step(oracle: Oracle, functions: tuple[Callable, ...]) -> Callable:
     """One batch: Γ += ∂²/∂v² Σₖ wₖ/tₖ F(x′ + tₖ d ∘ exp v) of each row; see `engine.make_step` for the arguments."""
 
-    def step(sums, ends, starts, tw, side, index, asked):
+    def step(sums: list, ends: list, starts: list, tw: list, side: list, index: list, asked: list) -> list:
         rows, chosen, labels = ops.shape(ends[0])[0], asked[0], asked[1:]
         width = ops.shape(tw[0])[0] // rows
         t, w = (ops.reshape(a, (rows, width)) for a in tw)
         side, (index,) = ([ops.repeat(a, width, axis=0) for a in held] for held in (side, index))
 
-        def along(v):
+        def along(v: Any) -> Any:
             scale = ops.exp(v)
             scale = ops.take(scale, labels[0], axis=1) if labels else scale
             points, first = [], 0
             for start, end in zip(starts, ends, strict=True):
                 row, size = end.shape[1:], math.prod(end.shape[1:])
-                own = ops.reshape(scale[:, first : first + size], (-1, 1, *row))
-                velocity = (ops.expand_dims(end, 1) - start) * own
+                factor = ops.reshape(scale[:, first : first + size], (-1, 1, *row))
+                velocity = (ops.expand_dims(end, 1) - start) * factor
                 point = start + ops.reshape(t, (-1, width, *(1,) * len(row))) * velocity
                 points.append(ops.reshape(point, (-1, *row)))
                 first += size
@@ -307,7 +327,9 @@ def _make_step(oracle, functions):
     return step
 
 
-def _error(values, sums, rows, problem, ends):
+def _error(
+    values: list[np.ndarray], sums: list[np.ndarray], rows: np.ndarray, problem: Problem, ends: Endpoints
+) -> np.ndarray:
     """Relative L1 error of rows, (rows, targets): the change of Γ or of φ, whichever is larger, or what φ misses.
 
     Args:
@@ -315,7 +337,7 @@ def _error(values, sums, rows, problem, ends):
         sums: the next ones, of these rows.
     """
 
-    def relative(old, new):
+    def relative(old: list[np.ndarray], new: list[np.ndarray]) -> np.ndarray:
         off = sum(refinement.size(b - a[rows]) for a, b in zip(old, new, strict=True))
         mass = sum(map(refinement.size, new))
         return np.divide(off, mass, out=np.where(off > 0, np.inf, 0 * off), where=mass > 0)
@@ -329,8 +351,8 @@ def _error(values, sums, rows, problem, ends):
     return np.maximum(error, refinement.relative(off, mass, 0, refinement.known(slice(None), *change)))
 
 
-def _of_chosen(chosen, values):
-    """φ of the chosen features or groups (n, targets, chosen), from that of every feature of every point."""
+def _of_chosen(chosen: Chosen, values: list[np.ndarray]) -> np.ndarray:
+    """φ of the chosen features or groups (n, targets, chosen), from that of every feature."""
     values = np.concatenate([v.reshape(*v.shape[:2], -1) for v in values], axis=2)
     if chosen.groups is None:
         return values[..., chosen.positions]
@@ -338,7 +360,7 @@ def _of_chosen(chosen, values):
     return np.stack(sums, axis=-1)
 
 
-def _name_the_kinks(residual, mass):
+def _warn_of_kinks(residual: np.ndarray, mass: np.ndarray) -> None:
     worst = np.abs(residual).sum(-1).max() / max(mass.max(), np.finfo(mass.dtype).tiny)
     warn(
         "The model has kinks (ReLU and its kin, absolute values, maxima), which second derivatives do not see: a ReLU "
@@ -346,12 +368,3 @@ def _name_the_kinks(residual, mass):
         "or GELU in place of ReLU and keep the weights, as with keras.models.clone_model(model, clone_function=…).",
         CompletenessWarning,
     )
-
-
-def _max_evaluations(most):
-    if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 3 * FIRST:
-        raise ValueError(
-            f"Expected max_evaluations to be a whole number ≥ {3 * FIRST}, the nodes of the two sums whose difference "
-            f"gives the first error; received {most!r}. Give for example {MAX_EVALUATIONS}."
-        )
-    return int(most)

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from aumann.core.baselines import Starts
-from aumann.explain.result import stacked
+from aumann.explain.integral import Integral
+from aumann.explain.problem import Problem
+from aumann.explain.result import Result, stacked
 from aumann.methods.integrated import IntegratedGradients
 
 
@@ -18,7 +20,7 @@ class SequentialIntegratedGradients(IntegratedGradients):
     ids (n, T) move at their Embedding, floats (n, T, …) are time steps; where several inputs move, they have as many
     and token i moves in all. Give a mask or padding id as baseline=.
 
-    Cost: T times that of `IntegratedGradients`, whose arguments it has but for `path`; memory in proportion to
+    Cost: T times that of `IntegratedGradients`; memory in proportion to
     `batch_size`, T rows at least. The tolerance is that of the row's values together.
 
     Raises:
@@ -32,7 +34,7 @@ class SequentialIntegratedGradients(IntegratedGradients):
     spans = False
     bends = False
 
-    def sum(self, problem, integrate):
+    def sum(self, problem: Problem, integrate: Integral) -> Result:
         shapes = problem.oracle.shapes
         if any(shape[:1] != shapes[0][:1] for shape in shapes) or not shapes[0]:
             raise ValueError(
@@ -42,7 +44,7 @@ class SequentialIntegratedGradients(IntegratedGradients):
         tokens, results = shapes[0][0], []
         at_a_time = max(1, problem.oracle.batch_size // tokens)
         for rows in np.array_split(np.arange(problem.rows), -(-problem.rows // at_a_time)):
-            # between x and the mean of F with one token replaced
+            # from the mean of F with one token replaced to F(x)
             part = integrate.part(rows, _one_at_a_time(problem, rows, tokens), complete=not problem.oracle.repeats)
             result = super().sum(part.problem, part)
             # of a mean over baselines, the sum
@@ -50,7 +52,7 @@ class SequentialIntegratedGradients(IntegratedGradients):
         return stacked(results)
 
 
-def _one_at_a_time(problem, rows, tokens):
+def _one_at_a_time(problem: Problem, rows: np.ndarray, tokens: int) -> Starts:
     """The rows with one token replaced by its baseline, for each token and each baseline."""
     ends, _ = problem.load(rows)
     starts, points = problem.start_points.of(rows), []
