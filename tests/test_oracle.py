@@ -1,4 +1,4 @@
-"""The oracle by its parts: programs are kept by what they are for, and any graph that brings its own vjp is explained."""
+"""The oracle by its parts: programs are kept by what they are for; a graph that brings its own vjp is explained."""
 
 import dataclasses
 
