@@ -52,13 +52,13 @@ def test_a_program_is_kept_by_what_it_is_for():
         programs.outputs((f,)),
         programs.outputs(()),
     ]
-    assert len({id(p) for p in [same, *others]}) == len(programs.made) == 9
-    assert all(isinstance(p, Program) and isinstance(p.tuner, BatchTuner) for p in programs.made.values())
-    assert programs.made[ProgramKey("outputs")] is programs.outputs()
+    assert len({id(p) for p in [same, *others]}) == len(programs.compiled) == 9
+    assert all(isinstance(p, Program) and isinstance(p.tuner, BatchTuner) for p in programs.compiled.values())
+    assert programs.compiled[ProgramKey("outputs")] is programs.outputs()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        next(iter(programs.made)).name = "other"
+        next(iter(programs.compiled)).name = "other"
     with pytest.raises(TypeError):
-        programs.made[ProgramKey("other")] = same
+        programs.compiled[ProgramKey("other")] = same
 
 
 def test_outputs_are_those_of_the_model_and_then_the_target_functions():
@@ -139,4 +139,4 @@ def test_the_oracles_of_an_explainer_are_kept_by_the_kind_of_their_inputs():
     (kept,) = explainer.oracles.values()
     explainer.explain(X.astype("float64"), 1)
     assert len(explainer.oracles) == 2 and kept in explainer.oracles.values()
-    assert {key.name for key in kept.programs.made} == {"outputs", "step"}
+    assert {key.name for key in kept.programs.compiled} == {"outputs", "step"}

@@ -121,7 +121,7 @@ def test_a_call_with_other_rows_compiles_nothing(options, monkeypatch):
     monkeypatch.setattr(pace, "LONG", math.inf)
     if BACKEND == "tensorflow":
         monkeypatch.setattr(backends.active(), "PATIENCE", math.inf)
-    shapes = {key: set(p.tuner.shapes) for key, p in oracle.programs.made.items()}
+    shapes = {key: set(p.tuner.shapes) for key, p in oracle.programs.compiled.items()}
     with compiling(monkeypatch) as compiled:
         for n in (60, 130, 7, 300, 100):
             method.explain(X[:n], 0)
@@ -129,7 +129,7 @@ def test_a_call_with_other_rows_compiles_nothing(options, monkeypatch):
             method.explain(X[:1], 0)
     assert not compiled
     if not backends.active().dynamic(False):
-        assert shapes == {key: set(p.tuner.shapes) for key, p in oracle.programs.made.items()}
+        assert shapes == {key: set(p.tuner.shapes) for key, p in oracle.programs.compiled.items()}
 
 
 @contextlib.contextmanager
@@ -174,7 +174,7 @@ def test_sizes_that_are_tried_change_no_value(monkeypatch):
     monkeypatch.setattr(backends.active(), "rows_in_flight", lambda *sizes: 16)
     method = aumann.IntegratedGradients(tanh, rule=RULE)
     e = method.explain(X)
-    programs = [p for oracle in method.oracles.values() for p in oracle.programs.made.values()]
+    programs = [p for oracle in method.oracles.values() for p in oracle.programs.compiled.values()]
     tried = [p.tuner.tried for p in programs if p.tuner.tried]
     if backends.active().dynamic(False):  # elsewhere compiling would have to pay
         assert len(tried[0]) > 1

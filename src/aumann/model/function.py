@@ -1,8 +1,9 @@
 """F and its derivatives: what the framework differentiates, as functions of lists of tensors.
 
 *Moving inputs* are the inputs that move and then the tensors at embedding inputs, each (rows, *row); *held* are all
-other inputs. `index` (rows, targets) are the positions of the targets in the outputs of a row laid end to end, which
-are followed by one number for each target function.
+other inputs. `index` (rows, targets) are the positions of the targets in the outputs of a row side by side, which
+are followed by one number for each target function. `cells` are those of `core/secant.py`: a row of the batch is the
+left end of a cell, and the next row its right end.
 """
 
 from collections.abc import Callable, Sequence
@@ -112,10 +113,10 @@ class Function:
         def values(moving):
             return ops.take_along_axis(outputs(moving, held, functions, composite_ops), index, axis=1)
 
-        found, columns = self._differentiate(cells)(values, moving)
+        f, columns = self._differentiate(cells)(values, moving)
         if all(g is None for column in columns for g in column):
             self._refuse_independence()
-        return found, columns
+        return f, columns
 
     def layer_gradients(
         self,
@@ -151,8 +152,8 @@ class Function:
             added, others = free[: len(targets)], free[len(targets) :] or moving
             return ops.take_along_axis(self.outputs(others, held, functions, composite_ops, added), index, axis=1)
 
-        found, columns = self._differentiate(cells)(values, zeros + moving if cells else zeros)
-        return found, columns[: len(targets)], velocities
+        f, columns = self._differentiate(cells)(values, zeros + moving if cells else zeros)
+        return f, columns[: len(targets)], velocities
 
     def _layer_slopes(self, moving: list[Any], held: list[Any], t: Any) -> list[Any]:
         """(yₖ₊₁ − yₖ) / (tₖ₊₁ − tₖ) of each target layer, 0 where a row of the batch has no cell."""
@@ -171,12 +172,12 @@ class Function:
             packed = tree.pack_sequence_as(structure, outputs)
             return ops.take_along_axis(self._vector(packed, functions), index, axis=1)
 
-        found, columns = self.backend.gradients(values, outputs)
+        f, columns = self.backend.gradients(values, outputs)
         by_target = []
         for slopes in zip(*columns, strict=True):  # of one target, for each output
             cotangents = [ops.zeros_like(y) if g is None else g for g, y in zip(slopes, outputs, strict=True)]
             by_target.append(self.caller.model.pull(inputs, cotangents))
-        return found, [[ops.cast(vjp[i], self.dtype) for vjp in by_target] for i in self.signature.moving]
+        return f, [[ops.cast(vjp[i], self.dtype) for vjp in by_target] for i in self.signature.moving]
 
     def _differentiate(self, cells: bool) -> Callable[..., Any]:
         return self.backend.secants if cells else self.backend.gradients

@@ -72,12 +72,12 @@ class Programs:
         self.function, self.prefix, self.compile_mode, self.new_tuner = function, prefix, compile_mode, new_tuner
         self.backend, self.caller = function.backend, function.caller
         self._differentiating: list[Callable[..., Any]] = []
-        self._made: dict[ProgramKey, Program] = {}
+        self._compiled: dict[ProgramKey, Program] = {}
 
     @property
-    def made(self) -> Mapping[ProgramKey, Program]:
-        """The programs that there are."""
-        return MappingProxyType(self._made)
+    def compiled(self) -> Mapping[ProgramKey, Program]:
+        """The programs that have been asked for, by their keys."""
+        return MappingProxyType(self._compiled)
 
     @property
     def compile_modes(self) -> list[str]:
@@ -136,9 +136,9 @@ class Programs:
         return self._once(key, lambda: self._step(key))
 
     def _once(self, key: ProgramKey, make: Callable[[], Callable[..., Any]]) -> Program:
-        if key not in self._made:
-            self._made[key] = Program(make(), self._tuner(key))
-        return self._made[key]
+        if key not in self._compiled:
+            self._compiled[key] = Program(make(), self._tuner(key))
+        return self._compiled[key]
 
     # ---- what is not kept --------------------------------------------------------------------------------------
 
@@ -202,8 +202,8 @@ class Programs:
     def _filled_up(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         def run(moving, *others):
             rows = len_of(moving[0])
-            found = fn(*tree.map_structure(self.caller.filled, (moving, *others)))
-            return tree.map_structure(lambda y: None if y is None else y[:rows], found, none_is_leaf=True)
+            results = fn(*tree.map_structure(self.caller.filled, (moving, *others)))
+            return tree.map_structure(lambda y: None if y is None else y[:rows], results, none_is_leaf=True)
 
         return run
 
