@@ -13,7 +13,7 @@ from aumann.explain.integral import LEAST_EVALUATIONS, Integral
 from aumann.explain.problem import Problem
 from aumann.explain.result import Result
 from aumann.methods.base import MAX_EVALUATIONS, TOLERANCE, Method
-from aumann.methods.signatures import Execution
+from aumann.methods.signatures import Options
 
 
 class IntegratedGradients(Method):
@@ -45,15 +45,13 @@ class IntegratedGradients(Method):
         self,
         model: Any,
         *,
-        output: Any = None,
-        layer: Any = None,
         tolerance: float | None = None,
         max_evaluations: int | None = None,
         rule: Rule | None = None,
         path: Any = straight,
-        **execution: Unpack[Execution],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, output=output, layer=layer, **execution)
+        super().__init__(model, **options)
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"Expected a rule, received {rule!r}. Give one such as aumann.gauss_legendre(50).")
         if path is not straight and not self.bends:
@@ -92,20 +90,18 @@ class BlurIntegratedGradients(IntegratedGradients):
         *,
         sigma: float = 50.0,
         axes: Any = None,
-        output: Any = None,
-        layer: Any = None,
         tolerance: float | None = None,
         max_evaluations: int | None = None,
         rule: Rule | None = None,
-        **execution: Unpack[Execution],
+        **options: Unpack[Options],
     ) -> None:
-        if "path" in execution:
+        if "path" in options:
             raise TypeError(
                 "Expected no path, since this is the method of one, received path=. Leave it out, or take "
                 "IntegratedGradients(model, path=…)."
             )
         budget = {"tolerance": tolerance, "max_evaluations": max_evaluations, "rule": rule}
-        super().__init__(model, output=output, layer=layer, path=Blur(sigma, axes), **budget, **execution)
+        super().__init__(model, path=Blur(sigma, axes), **budget, **options)
 
 
 class ImportantDirectionGradients(IntegratedGradients):
