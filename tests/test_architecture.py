@@ -87,6 +87,12 @@ def test_frameworks_are_named_only_in_backends(name, path):
         assert not named
 
 
+@pytest.mark.parametrize("name, path", list(KNOWN.items()), ids=list(KNOWN))
+def test_warnings_point_at_the_line_of_the_user_in_one_way(name, path):
+    text = path.read_text()
+    assert name == "aumann.user_warnings" or not ("warnings.warn(" in text or "stacklevel" in text)
+
+
 PLAIN = set("collections.abc.Callable dataclasses.dataclass dataclasses.replace functools itertools math time".split())
 PLAIN |= {"typing.Any"}
 

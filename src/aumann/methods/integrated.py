@@ -38,7 +38,7 @@ class IntegratedGradients(Method):
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
     """
 
-    bends = True  # whether it is defined on other paths than the straight one
+    takes_paths = True  # whether it is defined on other paths than the straight one
     spans = True
 
     def __init__(
@@ -54,7 +54,7 @@ class IntegratedGradients(Method):
         super().__init__(model, **options)
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"Expected a rule, received {rule!r}. Give one such as aumann.gauss_legendre(50).")
-        if path is not straight and not self.bends:
+        if path is not straight and not self.takes_paths:
             raise ValueError(
                 f"Expected {type(self).__name__} to go straight, as it is defined; received path={path!r}. Leave path= "
                 "out, or take IntegratedGradients or MeanGradient."
@@ -66,7 +66,9 @@ class IntegratedGradients(Method):
         )
 
     def sum(self, problem: Problem, integrate: Integral) -> Result:
-        return integrate.to(self.tolerance, self.max_evaluations) if self.rule is None else integrate.by(self.rule)
+        if self.rule is not None:
+            return integrate.by_rule(self.rule)
+        return integrate.to_tolerance(self.tolerance, self.max_evaluations)
 
 
 class BlurIntegratedGradients(IntegratedGradients):
@@ -162,7 +164,7 @@ class HypotheticalContributions(IntegratedGradients):
 
     credit = staticmethod(credits.hypothetical)
     complete = False
-    bends = False
+    takes_paths = False
 
 
 def _path(path: Any) -> Any:

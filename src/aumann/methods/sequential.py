@@ -32,7 +32,7 @@ class SequentialIntegratedGradients(IntegratedGradients):
 
     complete = False
     spans = False
-    bends = False
+    takes_paths = False
 
     def sum(self, problem: Problem, integrate: Integral) -> Result:
         shapes = problem.oracle.shapes
