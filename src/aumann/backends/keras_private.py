@@ -4,7 +4,6 @@ Checked on Keras 3.15.1. `tests/test_private_names_of_keras.py` asks for each na
 is gone; each function says what happens without it.
 """
 
-from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
@@ -34,7 +33,7 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
 def inputs_structure(model: Any) -> Any:
     """The inputs of a Functional model as it was given them, for example a dict: `Function._inputs_struct`.
 
-    None for other models. Without the name: None too, so that inputs are matched in the order of `model.inputs`.
+    None for other models. Without the name: None too, so that inputs have the names of `model.inputs`.
     """
     return getattr(model, "_inputs_struct", None)
 
@@ -103,16 +102,3 @@ def activations() -> ModuleType:
     except ImportError as error:
         raise _gone("keras.src.backend.nn") from error
     return nn
-
-
-NAMES: Sequence[str] = (
-    "Layer._flatten_layers",
-    "Function._inputs_struct",
-    "Function._outputs_struct",
-    "Layer.quantization_mode",
-    "Layer.quantized_call",
-    "Sequential._functional",
-    "Function._nodes_by_depth",
-    "keras.src.models",
-    "keras.src.backend.nn",
-)

@@ -10,6 +10,7 @@ from keras import tree
 
 from aumann import backends
 from aumann.arguments import choice
+from aumann.backends import keras_private
 from aumann.explanation import feature_axes
 from aumann.metrics.probe import Probe
 from aumann.metrics.values_alone import checked_by, optional
@@ -165,7 +166,7 @@ def _inside(layer, seen=None):
 
 
 def _below(layer):
-    return list(layer._flatten_layers(include_self=False, recursive=False))
+    return keras_private.sublayers(layer)
 
 
 def _own(layer):
