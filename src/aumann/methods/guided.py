@@ -1,4 +1,4 @@
-"""Guided integrated gradients: the path of every row is found on the way, where slopes are small.
+"""Guided integrated gradients: the path of every row is chosen step by step, where slopes are small.
 
 The paths of many rows are walked side by side: a step takes one gradient of each, in one batch, and what it decides is
 decided for all rows at once.

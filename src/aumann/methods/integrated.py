@@ -76,8 +76,7 @@ class BlurIntegratedGradients(IntegratedGradients):
 
     For images (n, height, width, channels), signals (n, length, channels) or (n, length), and volumes. No baseline is
     given: F(x′) is F of the most blurred input. Of several inputs every one is blurred; to blur one of them, give
-    `IntegratedGradients(model, path={"image": aumann.Blur(50)})`. Cost and tolerance as for
-    `IntegratedGradients`.
+    `IntegratedGradients(model, path={"image": aumann.Blur(50)})`. Cost and tolerance as for `IntegratedGradients`.
 
     Args:
         sigma: width of the Gaussian at the start of the path, in pixels or samples.
@@ -112,8 +111,8 @@ class ImportantDirectionGradients(IntegratedGradients):
     Where the path runs across the gradient nothing is gained, and no feature gets anything for it: noise that
     integrated gradients leave to cancel does not arise. All features of all inputs count together in ‖∇F‖, so their
     units must be comparable. Complete like `IntegratedGradients`; nothing is shared out where ∇F = 0. A feature may
-    have a value though it does not differ from its baseline. Of a set of baselines, the weighted mean. Cost
-    and tolerance as for `IntegratedGradients`.
+    have a value though it does not differ from its baseline. Of a set of baselines, the weighted mean. Cost and
+    tolerance as for `IntegratedGradients`.
 
     The source sums (∂ᵢF)² / ‖∇F‖² · (F(tₖ₊₁) − F(tₖ)) over the points of a given attribution; this is the integral that
     such sums tend to, dF being γ' · ∂F, or over cells the secant's.
@@ -129,8 +128,8 @@ class IntegratedDecisionGradients(IntegratedGradients):
 
     What happens where F is saturated counts little, what happens where the decision falls counts much. In units of F
     squared and not complete: Σφ = ∫ (dF/dt)² dt, and `residual` is the difference to F(x) − F(x′). Of a set of
-    baselines, the weighted mean. Cost and tolerance as for `IntegratedGradients`, whose refinement puts
-    points where they are needed, in place of the source's adaptive sampling.
+    baselines, the weighted mean. Cost and tolerance as for `IntegratedGradients`, whose refinement puts nodes
+    where they are needed, in place of the source's adaptive sampling.
 
     Source: Walker, Jha, Chen, Ewetz (2024), Integrated Decision Gradients: Compute Your Attributions Where the Model
     Makes Its Decision.
@@ -144,8 +143,8 @@ class MeanGradient(IntegratedGradients):
     """The mean gradient on the path, ∫₀¹ ∇F(x′ + t (x − x′)) dt, in units of F per unit of the feature.
 
     Integrated gradients before the factor x − x′: what a change of basis (`aumann.bases`) or a sensitivity needs.
-    Of a set of baselines, the weighted mean. Cost and tolerance as for `IntegratedGradients`; the
-    values are not complete, and `residual` is their sum against F(x) − F(x′).
+    Of a set of baselines, the weighted mean. Cost and tolerance as for `IntegratedGradients`; the values are
+    not complete, and `residual` is their sum against F(x) − F(x′).
     """
 
     credit = staticmethod(credits.slope)
@@ -156,8 +155,8 @@ class HypotheticalContributions(IntegratedGradients):
     """What each letter would be worth at each place of a one-hot sequence, ∫₀¹ (∂_c F − Σₖ x′ₖ ∂ₖF) dt.
 
     Inputs (n, …, length, letters), letters on the last axis. At the row's own letter this is what integrated gradients
-    give all letters of the position together; of a set of baselines the weighted mean. Cost and tolerance as
-    for `IntegratedGradients`.
+    give all letters of the position together; of a set of baselines the weighted mean. Cost and tolerance as for
+    `IntegratedGradients`.
 
     Source: Shrikumar et al. (2020), TF-MoDISco, where DeepLIFT's multipliers stand for the mean gradient.
     """
