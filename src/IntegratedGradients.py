@@ -1,4 +1,4 @@
-"""The historical import, `from IntegratedGradients import *`, as a thin leaf over `aumann`.
+"""The historical import, `from IntegratedGradients import *`, in terms of `aumann`.
 
     from IntegratedGradients import *
     ig = integrated_gradients(model)
@@ -11,6 +11,8 @@ batches and reports how exact the answer is.
 """
 
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from keras import Model, Sequential, tree
@@ -34,7 +36,13 @@ class integrated_gradients:
         ValueError, TypeError: the model is not built, or an output channel is out of range.
     """
 
-    def __init__(self, model, outchannels=[], verbose=1, rule=aumann.left):  # noqa: B006 (the original's signature)
+    def __init__(
+        self,
+        model: Model,
+        outchannels: Sequence[int] = [],  # the original's signature
+        verbose: bool | int = 1,
+        rule: Callable[[int], aumann.Rule] = aumann.left,
+    ):
         self.model = model
         self.rule = rule
         self._method = aumann.IntegratedGradients(model)
@@ -49,10 +57,12 @@ class integrated_gradients:
         if wrong:
             raise ValueError(f"Expected output channels between 0 and {width - 1}, received {wrong}. Leave those out.")
         if verbose:
-            named = "All" if not len(outchannels) else ",".join(map(str, self.outchannels))
-            print(f"Evaluated output channels (0-based index): {named}")
+            channels = "All" if not len(outchannels) else ",".join(map(str, self.outchannels))
+            print(f"Evaluated output channels (0-based index): {channels}")
 
-    def explain(self, sample, outc=0, reference=False, num_steps=50, verbose=0):
+    def explain(
+        self, sample: Any, outc: int = 0, reference: Any = False, num_steps: int = 50, verbose: bool | int = 0
+    ) -> np.ndarray | list[np.ndarray]:
         """Attributions of one sample.
 
         Args:
@@ -69,7 +79,7 @@ class integrated_gradients:
             ValueError: outc is not among the channels, or the shapes do not fit.
         """
         if outc not in self.outchannels:
-            raise ValueError(f"Expected outc among the channels {self.outchannels}, received {outc}.")
+            raise ValueError(f"Expected outc among the channels {self.outchannels}, received {outc}. Choose one.")
         if verbose:
             print(f"Explaining output channel {outc}.")
         several = isinstance(sample, (list, tuple))
@@ -81,17 +91,15 @@ class integrated_gradients:
             baseline = [np.asarray(r)[None] for r in reference] if several else np.asarray(reference)[None]
         self._method.rule = self.rule(num_steps)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", aumann.CompletenessWarning)  # a first-order sum misses by design
+            warnings.simplefilter("ignore", aumann.CompletenessWarning)  # a first-order sum has a large residual
             values = self._method.explain(inputs, target=self._target(outc), baseline=baseline).values
         return [v[0] for v in values] if several else values[0]
 
-    def _target(self, outc):
+    def _target(self, outc: int) -> tuple[int, ...]:
         """Channel c of the outputs laid end to end, as `aumann` names it."""
-        first = 0
-        for i, t in enumerate(tree.flatten(self.model.outputs)):
-            shape = tuple(t.shape[1:])
-            size = int(np.prod(shape))
-            if outc < first + size:
-                index = tuple(int(k) for k in np.unravel_index(outc - first, shape))
-                return index if len(self.model.outputs) == 1 else (i, *index)
-            first += size
+        shapes = [tuple(t.shape[1:]) for t in tree.flatten(self.model.outputs)]
+        ends = np.cumsum([np.prod(shape, dtype=int) for shape in shapes])
+        i = int(np.searchsorted(ends, outc, side="right"))
+        inside = outc - (int(ends[i - 1]) if i else 0)
+        index = tuple(int(k) for k in np.unravel_index(inside, shapes[i]))
+        return index if len(shapes) == 1 else (i, *index)

@@ -87,6 +87,12 @@ def test_frameworks_are_named_only_in_backends(name, path):
         assert not named
 
 
+@pytest.mark.parametrize("name, path", list(KNOWN.items()), ids=list(KNOWN))
+def test_warnings_point_at_the_line_of_the_user_in_one_way(name, path):
+    text = path.read_text()
+    assert name == "aumann.user_warnings" or not ("warnings.warn(" in text or "stacklevel" in text)
+
+
 PLAIN = set("collections.abc.Callable dataclasses.dataclass dataclasses.replace functools itertools math time".split())
 PLAIN |= {"typing.Any"}
 
@@ -97,6 +103,47 @@ def test_the_core_computes_with_numpy_and_keras_ops_alone():
             outside = {n for n in imported(path) if not n.startswith(("numpy", "keras.ops", "aumann", "keras"))}
             assert outside <= PLAIN, name
             assert "keras.Model" not in path.read_text()
+
+
+def public_arguments(path):
+    """(where, argument, whether it has a type) of every public function and method of a file; `self` does not count."""
+
+    def walk(node, where, inside_class):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+                yield from walk(child, f"{where}{child.name}.", True)
+            elif isinstance(child, ast.FunctionDef) and (
+                not child.name.startswith("_") or child.name in ("__init__", "__call__", "__getitem__")
+            ):
+                static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in child.decorator_list)
+                listed = [*child.args.posonlyargs, *child.args.args][inside_class and not static :]
+                starred = [a for a in (child.args.vararg, child.args.kwarg) if a is not None]
+                for argument in (*listed, *child.args.kwonlyargs, *starred):
+                    yield f"{where}{child.name}", argument.arg, argument.annotation is not None
+
+    yield from walk(ast.parse(path.read_text()), "", False)
+
+
+TYPES = 0.95  # share of the public arguments of a room that must have types
+# Rooms in which fewer have types so far, and the share of all public arguments that must have them until then.
+BELOW = set("backends cli core execution explain explanation features methods model plots storage transforms".split())
+BELOW |= {"__init__", "user_warnings"}
+ALL = 0.16
+
+
+def test_public_arguments_have_types():
+    rooms = {}
+    for name, path in KNOWN.items():
+        rooms.setdefault(room(name), []).extend((f"{name}: {where}", *rest) for where, *rest in public_arguments(path))
+    rooms = {name: arguments for name, arguments in rooms.items() if arguments}
+    shares = {name: sum(typed for *_, typed in arguments) / len(arguments) for name, arguments in rooms.items()}
+    counts = [typed for arguments in rooms.values() for *_, typed in arguments]
+    share = sum(counts) / len(counts)
+    below = {name: f"{share:.0%}" for name, share in shares.items() if share < TYPES}
+    print(f"{share:.1%} of {len(counts)} public arguments have types; below {TYPES:.0%}: {below}")
+    bare = [(where, name) for r in set(below) - BELOW for where, name, typed in rooms[r] if not typed]
+    assert not bare
+    assert share >= ALL
 
 
 def test_public_names_are_the_list():

@@ -31,7 +31,7 @@ class Row:
         changes: for each argument of its own, two settings that must give different numbers.
         start: the baseline that stands for a constant, or for a set of them, with this method.
         inner: whether its values are those of a layer.
-        drawn: whether it draws, from its seed alone.
+        no_mean: why the values from a set of baselines are not the mean over its members; empty where they are.
     """
 
     make: Callable
@@ -41,7 +41,7 @@ class Row:
     changes: dict = field(default_factory=dict)
     start: Callable = lambda baseline: baseline
     inner: bool = False
-    drawn: bool = False
+    no_mean: str = ""
 
     def on(self, model, **more):
         return self.make(model, **{**self.settings, **more})
@@ -63,6 +63,11 @@ def number_alone(baseline):
     if isinstance(baseline, aumann.baselines.Weighted):
         return aumann.baselines.weighted({"sequence": 0.0, "number": baseline.rows["number"]}, baseline.weights)
     return {"number": whole(baseline, "number")}
+
+
+def held_alone(baseline):
+    """Every input has a path that starts by itself, unless it is held still."""
+    return {k: v for k, v in baseline.items() if isinstance(v, str)} if isinstance(baseline, dict) else 0.0
 
 
 def background(baseline):
@@ -95,7 +100,15 @@ METHODS = {
     ),
     "IntegratedGradients by secants": Row(aumann.IntegratedGradients, {"rule": aumann.secant(6)}),
     "IntegratedGradients on a curve": Row(aumann.IntegratedGradients, {"rule": GAUSS, "path": curve}, exact=1e-4),
-    "BlurIntegratedGradients": Row(
+    "BlurIntegratedGradients of every input": Row(
+        aumann.BlurIntegratedGradients,
+        {"tolerance": 1e-3, "sigma": 3.0},
+        exact=1e-3,
+        changes={"sigma": [1.0, 2.0], "axes": [0, -1]},
+        start=held_alone,
+        no_mean="takes no baseline: its path has one of its own",
+    ),
+    "BlurIntegratedGradients of one input": Row(
         aumann.IntegratedGradients,
         {"tolerance": 1e-3, "path": {"sequence": aumann.Blur(3.0)}},
         exact=1e-3,
@@ -121,7 +134,7 @@ METHODS = {
         exact=0.5,
         changes={**SEEDS, "samples": [12, 24]},
         start=background,
-        drawn=True,
+        no_mean="draws from the set: tests/test_expected.py has how near to the mean it comes",
     ),
     "Smooth": Row(
         smooth,
@@ -136,6 +149,17 @@ METHODS = {
     "HypotheticalContributions": Row(aumann.HypotheticalContributions, {"rule": GAUSS}, complete=False, changes=RULES),
     "InputXGradient": Row(aumann.InputXGradient, complete=False),
     "Saliency": Row(aumann.Saliency, complete=False),
+    "IntegratedHessians": Row(
+        aumann.IntegratedHessians,
+        {"rule": aumann.log_gauss(12)},
+        changes={"rule": [aumann.log_gauss(2), aumann.log_gauss(3)]},
+    ),
+    "IntegratedHessians to a tolerance": Row(
+        aumann.IntegratedHessians,
+        {"tolerance": 1e-3},
+        exact=1e-3,
+        changes=TOLERANCES,
+    ),
 }
 each = pytest.mark.parametrize("row", METHODS.values(), ids=METHODS)
 
@@ -163,9 +187,29 @@ def explain(row, model, x, target, baseline=0.1, **more):
     return row.on(model, **more).explain(x, target=target, baseline=row.start(baseline))
 
 
+def attributions(explained):
+    """The `Explanation`: of interactions, which are a matrix for each row, that of their integrated gradients."""
+    return explained.explanation if isinstance(explained, aumann.Interactions) else explained
+
+
+def values(explained):
+    """All arrays of values (n[, targets], …): those of the inputs and, of interactions, the matrices."""
+    matrices = [explained.values] if isinstance(explained, aumann.Interactions) else []
+    return matrices + tree.flatten(attributions(explained).values)
+
+
+def methods():
+    """The public names of methods: what has an `explain`."""
+    return {name for name in aumann.__all__ if hasattr(getattr(aumann, name), "explain")}
+
+
+def test_every_public_method_has_a_row(model):
+    assert {type(row.on(model)).__name__ for row in METHODS.values()} == methods()
+
+
 @each
 def test_values_are_complete_or_say_that_they_are_not(row, model, x):
-    e = explain(row, model, x, "all")
+    e = attributions(explain(row, model, x, "all"))
     total = sum(v.reshape(*e.prediction.shape, -1).sum(-1, dtype=np.float64) for v in tree.flatten(e.values))
     np.testing.assert_allclose(e.residual, total - (e.prediction - e.base_value), atol=1e-6)
     assert e.provenance.get("complete", True) == row.complete
@@ -173,9 +217,21 @@ def test_values_are_complete_or_say_that_they_are_not(row, model, x):
     assert (largest <= row.exact) if row.complete else (largest > 10 * row.exact)
 
 
+@pytest.mark.parametrize("name", [name for name in METHODS if "Hessians" in name])
+def test_interactions_sum_to_the_attributions_and_to_the_change_of_f(name, model, x):
+    pairs = explain(METHODS[name], model, x, "all")
+    e, width = pairs.explanation, sum(v[0].size for v in x.values())
+    assert pairs.values.shape == (4, 3, width, width)
+    close(pairs.values, np.swapaxes(pairs.values, -1, -2))
+    ig = np.concatenate([v.reshape(4, 3, -1) for v in tree.flatten(e.values)], axis=-1)
+    np.testing.assert_allclose(pairs.residual, pairs.values.sum(-1, dtype=np.float64) - ig, atol=1e-6)
+    missed = pairs.values.sum((-2, -1), dtype=np.float64) - (pairs.prediction - pairs.base_value)
+    assert max(np.abs(pairs.residual).max(), np.abs(missed).max()) <= METHODS[name].exact * np.abs(e.prediction).max()
+
+
 @each
 def test_what_does_not_add_up_says_so_wherever_it_is_shown(row, model, x):
-    e = explain(row, model, some(x, slice(2)), 1)
+    e = attributions(explain(row, model, some(x, slice(2)), 1))
     titles = [ax.get_title() for ax in e.plot().axes if ax.get_title().count("\n")]
     labels = [text for ax in e.plot().axes for text in (ax.get_xlabel(), ax.get_ylabel())]
     assert titles and e.complete == row.complete
@@ -195,7 +251,7 @@ def test_a_batch_gives_what_its_rows_give(row, model, x):
     together = explain(row, model, x, 1)
     for i in 0, 3:
         alone = explain(row, model, some(x, [i]), 1)
-        for one, several in zip(tree.flatten(alone.values), tree.flatten(together.values), strict=True):
+        for one, several in zip(values(alone), values(together), strict=True):
             close(one[0], several[i])
 
 
@@ -203,13 +259,13 @@ def test_a_batch_gives_what_its_rows_give(row, model, x):
 def test_the_batch_size_changes_nothing(row, model, x):
     whole = explain(row, model, x, 1)
     for size in 3, 1000:
-        close(explain(row, model, x, 1, batch_size=size).values, whole.values)
+        close(values(explain(row, model, x, 1, batch_size=size)), values(whole))
 
 
 @each
 def test_one_run_is_like_another(row, model, x):
     first, again = (explain(row, model, x, 1) for _ in range(2))
-    for a, b in zip(tree.flatten(first.values), tree.flatten(again.values), strict=True):
+    for a, b in zip(values(first), values(again), strict=True):
         assert np.array_equal(a, b)
 
 
@@ -218,7 +274,7 @@ def test_several_targets_are_each_alone(row, model, x):
     e = explain(row, model, x, [2, 0])
     for k, target in enumerate([2, 0]):
         alone = explain(row, model, x, target)
-        close(tree.map_structure(lambda v, k=k: v[:, k], e.values), alone.values, scale=row.exact * 5e4)
+        close([v[:, k] for v in values(e)], values(alone), scale=row.exact * 5e4)
 
 
 @each
@@ -229,8 +285,11 @@ def test_what_must_not_move_gets_nothing(row, model, x):
         assert not row.complete or not held.values[:, -4:].any()  # the units that the number alone feeds
         assert not np.allclose(held.values, moved.values)
         return
-    e = explain(row, model, x, 1, {"number": "fixed", "sequence": 0.1})
+    explained = explain(row, model, x, 1, {"number": "fixed", "sequence": 0.1})
+    e = attributions(explained)
     assert not e.values["number"].any() and e.values["sequence"].any()
+    if explained is not e:
+        assert explained.values.shape == (4, 20, 20)  # there is no interaction with what is held still
 
 
 @each
@@ -242,21 +301,21 @@ def test_the_model_is_left_as_it_was(row, model, x):
 @each
 def test_every_argument_matters(row, model, x):
     for name, (a, b) in row.changes.items():
-        first, second = (tree.flatten(explain(row, model, x, 1, **{name: s}).values)[-1] for s in (a, b))
+        first, second = (values(explain(row, model, x, 1, **{name: s}))[-1] for s in (a, b))
         assert not np.array_equal(first, second), name
-    inner, outer = (tree.flatten(explain(row, model, x, 1, **s).values)[-1] for s in ({"output": "logits"}, {}))
+    inner, outer = (values(explain(row, model, x, 1, **s))[-1] for s in ({"output": "logits"}, {}))
     assert not np.allclose(inner, outer)
 
 
 @each
 def test_a_set_of_baselines_is_the_mean_of_its_members(row, model, x):
-    if row.drawn:
-        pytest.skip("draws from the set: tests/test_expected.py has how near to the mean it comes")
+    if row.no_mean:
+        pytest.skip(row.no_mean)
     sets = {"sequence": np.stack([np.zeros((5, 4)), np.full((5, 4), 0.5)]), "number": np.array([[0.0] * 3, [1.0] * 3])}
     e = explain(row, model, x, 1, aumann.baselines.weighted(sets, [1, 3]))
     parts = [explain(row, model, x, 1, {k: v[j] for k, v in sets.items()}) for j in range(2)]
-    mean = tree.map_structure(lambda a, b: 0.25 * a + 0.75 * b, parts[0].values, parts[1].values)
-    close(e.values, mean, scale=row.exact * 5e4)
+    mean = [0.25 * a + 0.75 * b for a, b in zip(*map(values, parts), strict=True)]
+    close(values(e), mean, scale=row.exact * 5e4)
 
 
 @pytest.mark.skipif(keras.config.backend() != "tensorflow", reason="one process asks all three")
@@ -273,7 +332,7 @@ def test_every_method_gives_the_same_on_every_backend(tmp_path):
         }
         subprocess.run([sys.executable, "-W", "ignore", str(here), str(path)], env=env, check=True)
         found[backend] = dict(np.load(path))
-    assert len(found["tensorflow"]) == sum(1 if row.inner else 2 for row in METHODS.values())
+    assert {key.rpartition(" ")[0] for key in found["tensorflow"]} == set(METHODS)
     for name, value in found["tensorflow"].items():
         for backend in ("jax", "torch"):
             off = np.abs(found[backend][name] - value).sum() / max(np.abs(value).sum(), 1e-30)
@@ -285,8 +344,7 @@ def write(path):
     small, rows = model.__wrapped__(), x.__wrapped__()
     out = {}
     for name, row in METHODS.items():
-        values = explain(row, small, rows, "all").values
-        out |= {f"{name} {k}": v for k, v in enumerate(tree.flatten(values))}
+        out |= {f"{name} {k}": v for k, v in enumerate(values(explain(row, small, rows, "all")))}
     np.savez(path, **out)
 
 

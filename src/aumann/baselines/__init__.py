@@ -16,22 +16,11 @@ Random ones draw from a local generator, and the same whenever the seed is the s
 the gradients of its path; a set costs as many times that as it has rows.
 """
 
-from aumann.baselines.simple import (
-    blur,
-    channel_mean,
-    combine,
-    constant,
-    dinucleotide_shuffle,
-    farthest,
-    gaussian,
-    kmeans,
-    mean,
-    median,
-    nearest,
-    token,
-    uniform,
-    zeros,
-)
+from aumann.baselines.drawn import gaussian, uniform
+from aumann.baselines.per_row import blur, channel_mean, farthest, nearest
+from aumann.baselines.sets import combine
+from aumann.baselines.simple import constant, kmeans, mean, median, zeros
+from aumann.baselines.tokens import dinucleotide_shuffle, token
 from aumann.core.baselines import Weighted, weighted
 
 __all__ = [

@@ -14,17 +14,7 @@ from aumann.arguments import whole
 
 @dataclass(frozen=True, eq=False)
 class Quadrature:
-    """Nodes and weights of a sum over [0, 1], for the density whose `moments` a subclass gives.
-
-    Attributes:
-        name: how the rule is called and written in the provenance, as `"gauss_legendre(50)"`.
-        nodes: (n,) float64, increasing, within [0, 1].
-        weights: (n,) float64, summing to 1.
-        degree: every polynomial up to this degree is integrated exactly; checked when the rule is built.
-
-    Raises:
-        ValueError: the nodes and weights do not have the exactness they claim.
-    """
+    """Nodes and weights of a sum over [0, 1], for the density whose `moments` a subclass gives; fields as of `Rule`."""
 
     name: str
     nodes: np.ndarray

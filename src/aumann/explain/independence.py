@@ -102,9 +102,8 @@ class IndependenceCheck:
 
     def __init__(self, problem: Problem) -> None:
         self.oracle, self.functions = problem.oracle, problem.functions
-        self.rounding = max(
-            problem.rounding, 16 * ROUNDING["float32"]
-        )  # Keras computes some float64 operations in float32
+        # Keras computes some float64 operations in float32
+        self.rounding = max(problem.rounding, 16 * ROUNDING["float32"])
         self.arrays, self.start_points = problem.arrays, problem.start_points
         self.other, self.unlike = _most_unlike(problem.arrays), False
         self.seeds = [v for v in self.oracle.variables if v.path.endswith("seed_generator_state")]

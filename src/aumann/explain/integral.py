@@ -71,7 +71,7 @@ class Integral:
         """run(rows, tally) on every device of the problem, each with its part of the rows; see `DevicePool.divide`."""
         return self.problem.device_pool.divide(run, rows, self.tally)
 
-    def by(self, rule: Rule) -> Result:
+    def by_rule(self, rule: Rule) -> Result:
         """Every row by one rule, whatever error that leaves."""
         if rule.cells and self.problem.oracle.opaque:
             rule = rule.middles()
@@ -80,7 +80,7 @@ class Integral:
         evaluations = np.full(rows, self.problem.start_points.count * len(rule))
         return Result(values, evaluations, self.how({"rule": rule.name}, nodes=rule.nodes))
 
-    def to(self, tolerance: float, max_evaluations: int) -> Result:
+    def to_tolerance(self, tolerance: float, max_evaluations: int) -> Result:
         """Every row to a tolerance, as far as the gradients that may be spent on a row and baseline allow."""
         return _Refinement(self, tolerance, max_evaluations).result()
 

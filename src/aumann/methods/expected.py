@@ -33,7 +33,7 @@ from aumann.explain.result import Result
 from aumann.explanation import Explanation
 from aumann.features import tables
 from aumann.methods.base import Method
-from aumann.methods.signatures import Execution
+from aumann.methods.signatures import Options
 
 TOLERANCE = 0.2
 MAX_EVALUATIONS = 2000
@@ -71,15 +71,13 @@ class ExpectedGradients(Method):
         self,
         model: Any,
         *,
-        output: Any = None,
-        layer: Any = None,
         samples: int | None = None,
         tolerance: float | None = None,
         max_evaluations: int | None = None,
         seed: int = 0,
-        **execution: Unpack[Execution],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, output=output, layer=layer, **execution)
+        super().__init__(model, **options)
         self.samples = None if samples is None else arguments.whole(samples, 2, "samples", 200)
         self.tolerance = arguments.tolerance_or("samples", samples, tolerance, max_evaluations, TOLERANCE)
         self.max_evaluations = arguments.max_evaluations(max_evaluations, MAX_EVALUATIONS, 2)

@@ -19,7 +19,7 @@ class InputXGradient(Method):
     complete = False
 
     def sum(self, problem: Problem, integrate: Integral) -> Result:
-        return integrate.by(right(1))
+        return integrate.by_rule(right(1))
 
 
 class Saliency(InputXGradient):

@@ -1,4 +1,4 @@
-"""Guided integrated gradients: the path of every row is found on the way, where slopes are small.
+"""Guided integrated gradients: the path of every row is chosen step by step, where slopes are small.
 
 The paths of many rows are walked side by side: a step takes one gradient of each, in one batch, and what it decides is
 decided for all rows at once.
@@ -19,7 +19,7 @@ from aumann.explain.integral import Integral
 from aumann.explain.problem import Problem
 from aumann.explain.result import Result
 from aumann.methods.base import Method
-from aumann.methods.signatures import Execution
+from aumann.methods.signatures import Options
 from aumann.model.oracle import Oracle
 
 CACHE = 1 << 15  # numbers that arithmetic on the host is done with at a time: four times as fast as all of them
@@ -56,14 +56,12 @@ class GuidedIntegratedGradients(Method):
         self,
         model: Any,
         *,
-        output: Any = None,
-        layer: Any = None,
         steps: int = 200,
         fraction: float = 0.25,
         distance: float = 0.02,
-        **execution: Unpack[Execution],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, output=output, layer=layer, **execution)
+        super().__init__(model, **options)
         self.steps = arguments.whole(steps, 1, "steps", 200)
         self.fraction = arguments.number(fraction, "[0, 1]", "fraction", 0.25)
         self.distance = arguments.number(distance, "[0, 1]", "distance", 0.02)

@@ -13,7 +13,7 @@ from aumann.explain.integral import LEAST_EVALUATIONS, Integral
 from aumann.explain.problem import Problem
 from aumann.explain.result import Result
 from aumann.methods.base import MAX_EVALUATIONS, TOLERANCE, Method
-from aumann.methods.signatures import Execution
+from aumann.methods.signatures import Options
 
 
 class IntegratedGradients(Method):
@@ -38,25 +38,23 @@ class IntegratedGradients(Method):
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
     """
 
-    bends = True  # whether it is defined on other paths than the straight one
+    takes_paths = True  # whether it is defined on other paths than the straight one
     spans = True
 
     def __init__(
         self,
         model: Any,
         *,
-        output: Any = None,
-        layer: Any = None,
         tolerance: float | None = None,
         max_evaluations: int | None = None,
         rule: Rule | None = None,
         path: Any = straight,
-        **execution: Unpack[Execution],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, output=output, layer=layer, **execution)
+        super().__init__(model, **options)
         if rule is not None and not isinstance(rule, Rule):
             raise TypeError(f"Expected a rule, received {rule!r}. Give one such as aumann.gauss_legendre(50).")
-        if path is not straight and not self.bends:
+        if path is not straight and not self.takes_paths:
             raise ValueError(
                 f"Expected {type(self).__name__} to go straight, as it is defined; received path={path!r}. Leave path= "
                 "out, or take IntegratedGradients or MeanGradient."
@@ -68,7 +66,9 @@ class IntegratedGradients(Method):
         )
 
     def sum(self, problem: Problem, integrate: Integral) -> Result:
-        return integrate.to(self.tolerance, self.max_evaluations) if self.rule is None else integrate.by(self.rule)
+        if self.rule is not None:
+            return integrate.by_rule(self.rule)
+        return integrate.to_tolerance(self.tolerance, self.max_evaluations)
 
 
 class BlurIntegratedGradients(IntegratedGradients):
@@ -76,8 +76,7 @@ class BlurIntegratedGradients(IntegratedGradients):
 
     For images (n, height, width, channels), signals (n, length, channels) or (n, length), and volumes. No baseline is
     given: F(x′) is F of the most blurred input. Of several inputs every one is blurred; to blur one of them, give
-    `IntegratedGradients(model, path={"image": aumann.Blur(50)})`. Cost and tolerance as for
-    `IntegratedGradients`.
+    `IntegratedGradients(model, path={"image": aumann.Blur(50)})`. Cost and tolerance as for `IntegratedGradients`.
 
     Args:
         sigma: width of the Gaussian at the start of the path, in pixels or samples.
@@ -92,20 +91,18 @@ class BlurIntegratedGradients(IntegratedGradients):
         *,
         sigma: float = 50.0,
         axes: Any = None,
-        output: Any = None,
-        layer: Any = None,
         tolerance: float | None = None,
         max_evaluations: int | None = None,
         rule: Rule | None = None,
-        **execution: Unpack[Execution],
+        **options: Unpack[Options],
     ) -> None:
-        if "path" in execution:
+        if "path" in options:
             raise TypeError(
                 "Expected no path, since this is the method of one, received path=. Leave it out, or take "
                 "IntegratedGradients(model, path=…)."
             )
         budget = {"tolerance": tolerance, "max_evaluations": max_evaluations, "rule": rule}
-        super().__init__(model, output=output, layer=layer, path=Blur(sigma, axes), **budget, **execution)
+        super().__init__(model, path=Blur(sigma, axes), **budget, **options)
 
 
 class ImportantDirectionGradients(IntegratedGradients):
@@ -114,8 +111,8 @@ class ImportantDirectionGradients(IntegratedGradients):
     Where the path runs across the gradient nothing is gained, and no feature gets anything for it: noise that
     integrated gradients leave to cancel does not arise. All features of all inputs count together in ‖∇F‖, so their
     units must be comparable. Complete like `IntegratedGradients`; nothing is shared out where ∇F = 0. A feature may
-    have a value though it does not differ from its baseline. Of a set of baselines, the weighted mean. Cost
-    and tolerance as for `IntegratedGradients`.
+    have a value though it does not differ from its baseline. Of a set of baselines, the weighted mean. Cost and
+    tolerance as for `IntegratedGradients`.
 
     The source sums (∂ᵢF)² / ‖∇F‖² · (F(tₖ₊₁) − F(tₖ)) over the points of a given attribution; this is the integral that
     such sums tend to, dF being γ' · ∂F, or over cells the secant's.
@@ -131,8 +128,8 @@ class IntegratedDecisionGradients(IntegratedGradients):
 
     What happens where F is saturated counts little, what happens where the decision falls counts much. In units of F
     squared and not complete: Σφ = ∫ (dF/dt)² dt, and `residual` is the difference to F(x) − F(x′). Of a set of
-    baselines, the weighted mean. Cost and tolerance as for `IntegratedGradients`, whose refinement puts
-    points where they are needed, in place of the source's adaptive sampling.
+    baselines, the weighted mean. Cost and tolerance as for `IntegratedGradients`, whose refinement puts nodes
+    where they are needed, in place of the source's adaptive sampling.
 
     Source: Walker, Jha, Chen, Ewetz (2024), Integrated Decision Gradients: Compute Your Attributions Where the Model
     Makes Its Decision.
@@ -146,8 +143,8 @@ class MeanGradient(IntegratedGradients):
     """The mean gradient on the path, ∫₀¹ ∇F(x′ + t (x − x′)) dt, in units of F per unit of the feature.
 
     Integrated gradients before the factor x − x′: what a change of basis (`aumann.bases`) or a sensitivity needs.
-    Of a set of baselines, the weighted mean. Cost and tolerance as for `IntegratedGradients`; the
-    values are not complete, and `residual` is their sum against F(x) − F(x′).
+    Of a set of baselines, the weighted mean. Cost and tolerance as for `IntegratedGradients`; the values are
+    not complete, and `residual` is their sum against F(x) − F(x′).
     """
 
     credit = staticmethod(credits.slope)
@@ -158,15 +155,15 @@ class HypotheticalContributions(IntegratedGradients):
     """What each letter would be worth at each place of a one-hot sequence, ∫₀¹ (∂_c F − Σₖ x′ₖ ∂ₖF) dt.
 
     Inputs (n, …, length, letters), letters on the last axis. At the row's own letter this is what integrated gradients
-    give all letters of the position together; of a set of baselines the weighted mean. Cost and tolerance as
-    for `IntegratedGradients`.
+    give all letters of the position together; of a set of baselines the weighted mean. Cost and tolerance as for
+    `IntegratedGradients`.
 
     Source: Shrikumar et al. (2020), TF-MoDISco, where DeepLIFT's multipliers stand for the mean gradient.
     """
 
     credit = staticmethod(credits.hypothetical)
     complete = False
-    bends = False
+    takes_paths = False
 
 
 def _path(path: Any) -> Any:

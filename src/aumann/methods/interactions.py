@@ -37,7 +37,7 @@ from aumann.explain.result import Result
 from aumann.explanation import Explanation
 from aumann.methods.base import TOLERANCE, Method
 from aumann.methods.chosen import Chosen, choose
-from aumann.methods.signatures import Execution
+from aumann.methods.signatures import Options
 from aumann.model.oracle import Oracle
 from aumann.model.signature import is_foreign
 from aumann.user_warnings import warn
@@ -169,14 +169,12 @@ class IntegratedHessians(Method):
         self,
         model: Any,
         *,
-        output: Any = None,
-        layer: Any = None,
+        rule: LogRule | None = None,
         tolerance: float | None = None,
         max_evaluations: int | None = None,
-        rule: LogRule | None = None,
-        **execution: Unpack[Execution],
+        **options: Unpack[Options],
     ) -> None:
-        super().__init__(model, output=output, layer=layer, **execution)
+        super().__init__(model, **options)
         if rule is not None and not isinstance(rule, LogRule):
             raise TypeError(
                 f"Expected a rule for the density −ln t, received {rule!r}. Give one such as aumann.log_gauss(12)."

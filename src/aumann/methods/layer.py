@@ -1,5 +1,7 @@
 """Methods at layers inside a model, while its inputs move along the path."""
 
+from __future__ import annotations
+
 from typing import Any, Unpack
 
 from aumann.core import credits

@@ -20,8 +20,8 @@ class SequentialIntegratedGradients(IntegratedGradients):
     ids (n, T) move at their Embedding, floats (n, T, …) are time steps; where several inputs move, they have as many
     and token i moves in all. Give a mask or padding id as baseline=.
 
-    Cost: T times that of `IntegratedGradients`; memory in proportion to
-    `batch_size`, T rows at least. The tolerance is that of the row's values together.
+    Cost: T times that of `IntegratedGradients`; memory in proportion to `batch_size`, T rows at least. The tolerance is
+    that of the row's values together.
 
     Raises:
         ValueError: inputs that move and differ in their number of tokens.
@@ -32,7 +32,7 @@ class SequentialIntegratedGradients(IntegratedGradients):
 
     complete = False
     spans = False
-    bends = False
+    takes_paths = False
 
     def sum(self, problem: Problem, integrate: Integral) -> Result:
         shapes = problem.oracle.shapes

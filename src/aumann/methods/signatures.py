@@ -1,14 +1,14 @@
 """What `help` and `inspect.signature` tell of a method: every option by its name, with what it means.
 
-The options that say how the model is run are the same for all methods, and are passed on as `**execution`. They are
-written down once, in `ExecutionOptions`; the meaning of an argument that a method has from another one stands there.
+Options that are the same for all methods are written down once, in `Execution` and `Options`, and passed on as
+`**execution` or `**options`. The meaning of an argument that a method has from another one stands there.
 """
 
 from __future__ import annotations
 
 import inspect
 import re
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from aumann.execution.options import ExecutionOptions
 
@@ -25,13 +25,28 @@ class Execution(TypedDict, total=False):
     devices: str | list | tuple | None
 
 
+class Options(Execution, total=False):
+    """Keywords of a method at its inputs that say what of the model is explained, and how the model is run."""
+
+    output: Any
+    layer: Any
+
+
+PASSED_ON = {"Unpack[Execution]": Execution, "Unpack[Options]": Options}
+COMMON = {
+    **{name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ("output", "layer")},
+    **inspect.signature(ExecutionOptions).parameters,
+}
+
+
 def complete(cls: type) -> None:
     """Names every option in the signature of a method, and explains each in its docstring."""
     signature = inspect.signature(cls.__init__)
-    parameters = list(signature.parameters.values())
-    if parameters[-1].name == "execution":
-        execution = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(ExecutionOptions).parameters.values()]
-        cls.__init__.__signature__ = signature.replace(parameters=parameters[:-1] + execution)
+    *own, last = signature.parameters.values()
+    if last.annotation in PASSED_ON:
+        names = [name for name in COMMON if name in PASSED_ON[last.annotation].__annotations__]
+        common = [COMMON[name].replace(kind=last.KEYWORD_ONLY) for name in names]
+        cls.__init__.__signature__ = signature.replace(parameters=[*own, *common])
     if cls.__doc__:  # there is none under python -OO
         explained = {}
         for other in (ExecutionOptions, *reversed(cls.__mro__)):

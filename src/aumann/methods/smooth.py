@@ -121,34 +121,34 @@ class Smooth:
     def _scales(self, problem: Problem) -> list[np.ndarray | None]:
         """For each leaf the standard deviations of its noise, (n or 1, *1 or row), or None."""
         names = problem.oracle.names
-        given, several = self.noise, len(names) > 1
-        if several and tables.heads(given) is not None:
-            given = tables.by_input(given, names)
-        if isinstance(given, dict):
-            if unknown := set(given) - set(names):
+        noise, several = self.noise, len(names) > 1
+        if several and tables.heads(noise) is not None:
+            noise = tables.by_input(noise, names)
+        if isinstance(noise, dict):
+            if unknown := set(noise) - set(names):
                 raise ValueError(
                     f"Expected noise for some of the inputs {names}, received {sorted(map(str, unknown))}. Name them "
                     "as the inputs."
                 )
-            by_leaf = [given.get(name, 0) for name in names]
-        elif several and isinstance(given, (list, tuple)):
-            if len(given) != len(names):
+            by_leaf = [noise.get(name, 0) for name in names]
+        elif several and isinstance(noise, (list, tuple)):
+            if len(noise) != len(names):
                 raise ValueError(
-                    f"Expected noise for each of the inputs {names}, received {len(given)}. Give 0 to an input that is "
+                    f"Expected noise for each of the inputs {names}, received {len(noise)}. Give 0 to an input that is "
                     "to have none."
                 )
-            by_leaf = list(given)
+            by_leaf = list(noise)
         else:
-            by_leaf = [given] * len(names)
+            by_leaf = [noise] * len(names)
         floats = [a.dtype.kind == "f" and r != FIXED for a, r in zip(problem.arrays, problem.oracle.roles, strict=True)]
         scales = [
-            _scale(noise, a, leaf.name, leaf.features) if moves else None
-            for noise, a, leaf, moves in zip(by_leaf, problem.arrays, problem.leaves, floats, strict=True)
+            _scale(sigma, a, leaf.name, leaf.features) if moves else None
+            for sigma, a, leaf, moves in zip(by_leaf, problem.arrays, problem.leaves, floats, strict=True)
         ]
         if not any(s is not None and s.any() for s in scales):
             held = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in zip(names, problem.arrays, strict=True))
             raise ValueError(
-                f"Expected an input that noise can be added to, received {held} and noise={given!r:.80}. "
+                f"Expected an input that noise can be added to, received {held} and noise={noise!r:.80}. "
                 "Integers, token ids among them, and inputs held still take none; an input of one number, or of equal "
                 "ones, has no range to be relative to: give its standard deviation as an array."
             )

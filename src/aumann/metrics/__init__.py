@@ -1,8 +1,8 @@
 """Metrics: what an explanation is worth, each an answer to one question (docs/metrics.md says which).
 
-completeness · sparseness · pointing_game          maps.py           of the values alone, no model
-deletion · insertion                               removal.py        F as ranked features go, or come
-cumulative_difference · cumulative_preservation    removal.py        how far F moves on the way
+completeness · sparseness · pointing_game          values_alone.py   of the values alone, no model
+deletion · insertion                               removal.py        F as ranked features are removed, or restored
+cumulative_difference · cumulative_preservation    removal.py        how far F moves meanwhile
 information_curve                                  information.py    F against the information in an image
 infidelity · max_sensitivity                       perturbation.py   values near the input
 randomization                                      randomization.py  values of a model of shuffled weights

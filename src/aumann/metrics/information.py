@@ -1,40 +1,41 @@
 """F against the information in an image: performance information curves."""
 
 import io
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from aumann.arguments import choice
-from aumann.explanation import channel_axis
+from aumann.explanation import Explanation, channel_axis
+from aumann.metrics.common import checked_by, optional
 from aumann.metrics.perturbation import generator
-from aumann.metrics.probe import Probe
+from aumann.metrics.probe import Explainer, Probe
 from aumann.metrics.removal import Curve
-from aumann.metrics.values_alone import checked_by, optional
 
 THRESHOLDS = (0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.10, 0.13, 0.21, 0.34, 0.5, 0.75)
 
 
 def information_curve(
-    explainer,
-    explanation,
-    target=None,
+    explainer: Explainer,
+    explanation: Explanation,
+    target: Any = None,
     *,
-    by,
-    kind="softmax",
-    limits=(0.0, 255.0),
-    thresholds=THRESHOLDS,
-    known=0.01,
-    least=0.8,
-    points=1000,
-    seed=0,
-):
+    by: str,
+    kind: str = "softmax",
+    limits: tuple[float, float] = (0.0, 255.0),
+    thresholds: Sequence[float] = THRESHOLDS,
+    known: float = 0.01,
+    least: float = 0.8,
+    points: int = 1000,
+    seed: int = 0,
+) -> Curve:
     """F as the most important pixels of a blurred image become sharp, against the information that they bring.
 
     An image is interpolated from a few random pixels and, at each threshold, the pixels with the highest values. Its
-    information is the size of the image as lossless WebP, its performance F; both are scaled so that the blurred
-    image has 0 and the original 1, and the performance is made monotone. A large area: the pixels that matter are
-    among the first. Needs scipy and Pillow. Costs 2 + len(thresholds) forward passes a row, and as many triangulations
-    and compressions on the host, which take longer.
+    information is its size as lossless WebP, its performance F; both are scaled so that the blurred image has 0 and
+    the original 1, and the performance is made monotone. A large area: the pixels that matter are among the first.
+    Costs 2 + len(thresholds) forward passes a row, and as many triangulations and compressions, which take longer.
 
     Args:
         explainer: whose `predict` is F, a probability for kind="softmax".
@@ -47,7 +48,7 @@ def information_curve(
         known: fraction of the pixels, drawn at random, from which the blurred image is made.
         least: rows whose performance on the original is lower are left out.
         points: of the curve; one more stands at the end.
-        seed: of the random pixels; those of a row depend on the seed and the row, not on its company.
+        seed: of the random pixels; those of a row depend on the seed and the row, not on the other rows.
 
     Returns:
         `Curve` over the fraction of the information, (n, points + 1). Rows of NaN cannot be judged: F on the original
@@ -60,52 +61,84 @@ def information_curve(
 
     Source: Kapishnikov et al. (2019), XRAI: Better Attributions Through Regions.
     """
-    checked_by(by)
-    choice(kind, ("softmax", "accuracy"), "kind")
-    thresholds = np.asarray(thresholds, np.float64)
-    if thresholds.ndim != 1 or not ((thresholds > 0) & (thresholds < 1)).all() or (np.diff(thresholds) <= 0).any():
-        raise ValueError(f"Expected ascending thresholds between 0 and 1, received {thresholds}. Sort them.")
-    probe = Probe(explainer, explanation, target)
-    if len(probe.inputs) != 1 or explanation.several or probe.several or probe.inputs[0].ndim not in (3, 4):
-        raise ValueError(
-            f"Expected one input of images and one target, received inputs of shapes {[x.shape for x in probe.inputs]} "
-            f"and a prediction of shape {explanation.prediction.shape}. Explain one target at a time."
-        )
-    images, back = _pixels(probe.inputs[0], limits)
-    scores = _channels_last(probe.at_inputs(0)[:, 0]).astype(np.float64).sum(-1)
-    scores = np.abs(scores) if by == "absolute" else scores
-    grid, curves = np.arange(points) / points, np.full((probe.rows, points + 1), np.nan)
-    for row, image in enumerate(images):
-        count = scores[row].size
-        start = np.zeros(count, bool)
-        start[generator(probe, row, seed).choice(count, int(count * known), replace=False)] = True
-        start = start.reshape(scores[row].shape)
-        masks = [start, *(start | (scores[row] >= np.quantile(scores[row], 1 - t)) for t in thresholds)]
-        seen = np.stack([*(interpolated(image, mask) for mask in masks), image])
-        found = _performance(probe, back(seen), row, kind)
-        curve = _curve(np.array([information(x) for x in seen], np.float64), found, least, grid)
-        if curve is not None:
-            curves[row] = curve
+    thresholds = _checked(by, kind, thresholds)
+    images = _Images(Probe(explainer, explanation, target), limits, by)
+    grid, curves = np.arange(points) / points, np.empty((images.probe.rows, points + 1))
+    for row in range(images.probe.rows):
+        series = images.from_blurred_to_sharp(row, known, thresholds, seed)
+        performance = images.performance(series, row, kind)
+        sizes = np.array([information(image) for image in series], np.float64)
+        curves[row] = _curve(sizes, performance, least, grid)
     return Curve(np.append(grid, 1.0), curves)
 
 
-def interpolated(image, mask):
+def _checked(by: str, kind: str, thresholds: Sequence[float]) -> np.ndarray:
+    """The thresholds as an array; raises ValueError where one of the arguments does not fit."""
+    checked_by(by)
+    choice(kind, ("softmax", "accuracy"), "kind")
+    array = np.asarray(thresholds, np.float64)
+    if array.ndim != 1 or not ((array > 0) & (array < 1)).all() or (np.diff(array) <= 0).any():
+        raise ValueError(f"Expected ascending thresholds between 0 and 1, received {array}. Sort them.")
+    return array
+
+
+class _Images:
+    """The explained images as bytes, with a score for each pixel.
+
+    Attributes:
+        probe: F at changed inputs.
+        pixels: (n, H, W, C) bytes.
+        scores: (n, H, W), by which pixels are ranked.
+    """
+
+    def __init__(self, probe: Probe, limits: tuple[float, float], by: str):
+        explanation = probe.explanation
+        if len(probe.inputs) != 1 or explanation.several or probe.several or probe.inputs[0].ndim not in (3, 4):
+            raise ValueError(
+                f"Expected one input of images and one target, received inputs of shapes "
+                f"{[x.shape for x in probe.inputs]} and a prediction of shape {explanation.prediction.shape}. Explain "
+                "one target at a time."
+            )
+        self.probe, self.limits = probe, limits
+        self.pixels = _as_bytes(probe.inputs[0], limits)
+        scores = _channels_last(probe.at_inputs(0)[:, 0]).astype(np.float64).sum(-1)
+        self.scores = np.abs(scores) if by == "absolute" else scores
+
+    def from_blurred_to_sharp(self, row: int, known: float, thresholds: np.ndarray, seed: int) -> np.ndarray:
+        """An image (2 + thresholds, H, W, C): of its known pixels alone, at each threshold, and as it is."""
+        image, scores = self.pixels[row], self.scores[row]
+        start = np.zeros(scores.size, bool)
+        start[generator(self.probe, row, seed).choice(scores.size, int(scores.size * known), replace=False)] = True
+        start = start.reshape(scores.shape)
+        masks = [start, *(start | (scores >= np.quantile(scores, 1 - t)) for t in thresholds)]
+        return np.stack([*(interpolated(image, mask) for mask in masks), image])
+
+    def performance(self, images: np.ndarray, row: int, kind: str) -> np.ndarray:
+        """F at changed images (k, H, W, C) of a row, or whether its target is the class predicted there: (k,)."""
+        x, (low, high) = self.probe.inputs[0], map(float, self.limits)
+        pixels = images[..., 0] if x.ndim == 3 else np.moveaxis(images, -1, 1) if _channels_first(x) else images
+        values = low + pixels / 255 * (high - low)
+        return _performance(self.probe, values.astype(x.dtype) if x.dtype.kind == "f" else values, row, kind)
+
+
+def interpolated(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """An image (H, W, C) of which only the pixels of a mask (H, W) and its corners are known: linear between them."""
     scipy = optional("scipy.interpolate", "scipy", "information curves")
     mask = mask.copy()
     mask[[0, 0, -1, -1], [0, -1, 0, -1]] = True
-    made = image.astype(np.float64)
     if mask.all():
         return image
-    made[~mask] = scipy.LinearNDInterpolator(np.argwhere(mask), made[mask])(np.argwhere(~mask))
+    values = image.astype(np.float64)
+    values[~mask] = scipy.LinearNDInterpolator(np.argwhere(mask), values[mask])(np.argwhere(~mask))
     mean = image.mean((0, 1))
-    made = np.where(np.isnan(made), mean, made)  # rounding may leave a pixel at the edge outside every triangle
-    whole = image.dtype.kind in "iu"
-    # Halves are common between known pixels; float32, as in the published code, takes float64's noise off them.
-    return (np.rint(made.astype(np.float32)) if whole else made).astype(image.dtype)
+    values = np.where(np.isnan(values), mean, values)  # rounding may leave a pixel at the edge outside every triangle
+    if image.dtype.kind in "iu":
+        # Halves are common between known pixels; float32, as in the published code, takes float64's noise off them.
+        values = np.rint(values.astype(np.float32))
+    return values.astype(image.dtype)
 
 
-def information(image):
+def information(image: np.ndarray) -> int:
     """Bytes of an 8-bit image (H, W, C) as lossless WebP."""
     pillow = optional("PIL.Image", "pillow", "information curves")
     file = io.BytesIO()
@@ -113,18 +146,24 @@ def information(image):
     return file.tell()
 
 
-def _curve(size, found, least, grid):
-    """The curve of one image from sizes and performances: of the blurred image, at the thresholds, of the original."""
-    if found[-1] < least or found[0] >= found[-1] or size[0] >= size[-1]:
-        return None
-    x, y = (np.clip((a[1:-1] - a[0]) / (a[-1] - a[0]), 0, 1) for a in (size, found))
+def _curve(sizes: np.ndarray, performance: np.ndarray, least: float, grid: np.ndarray) -> np.ndarray:
+    """The curve of one image, over the grid and 1; NaN where it cannot be judged.
+
+    Args:
+        sizes, performance: of the blurred image, at each threshold, and of the original.
+        least: performance on the original below which there is no curve.
+        grid: fractions of the information, from 0.
+    """
+    if performance[-1] < least or performance[0] >= performance[-1] or sizes[0] >= sizes[-1]:
+        return np.full(len(grid) + 1, np.nan)
+    x, y = (np.clip((a[1:-1] - a[0]) / (a[-1] - a[0]), 0, 1) for a in (sizes, performance))
     x, y = np.concatenate([x, [0, 1]]), np.concatenate([np.maximum.accumulate(y), [0, 1]])
     order = np.argsort(x, kind="stable")
     return np.append(np.interp(grid, x[order], y[order]), 1.0)
 
 
-def _pixels(x, limits):
-    """Images as bytes (n, H, W, C), and the function that makes inputs of bytes."""
+def _as_bytes(x: np.ndarray, limits: tuple[float, float]) -> np.ndarray:
+    """Images as bytes (n, H, W, C); raises ValueError where they are beyond the limits."""
     low, high = (float(v) for v in limits)
     if not low < high or x.min() < low or x.max() > high:
         raise ValueError(
@@ -134,38 +173,33 @@ def _pixels(x, limits):
     pixels = _channels_last(np.rint((x - low) / (high - low) * 255).astype(np.uint8))
     if pixels.shape[-1] not in (1, 3, 4):
         raise ValueError(f"Expected images of 1, 3 or 4 channels, received shape {x.shape}. Choose some channels.")
-
-    def back(seen):
-        seen = seen[..., 0] if x.ndim == 3 else np.moveaxis(seen, -1, 1) if _first(x) else seen
-        values = low + seen / 255 * (high - low)
-        return values.astype(x.dtype) if x.dtype.kind == "f" else values
-
-    return pixels, back
+    return pixels
 
 
-def _first(x):
+def _channels_first(x: np.ndarray) -> bool:
     return x.ndim == 4 and channel_axis(x.shape[1:]) == 0
 
 
-def _channels_last(x):
-    return x[..., None] if x.ndim == 3 else np.moveaxis(x, 1, -1) if _first(x) else x
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    return x[..., None] if x.ndim == 3 else np.moveaxis(x, 1, -1) if _channels_first(x) else x
 
 
-def _performance(probe, inputs, row, kind):
+def _performance(probe: Probe, inputs: np.ndarray, row: int, kind: str) -> np.ndarray:
     rows = np.full(len(inputs), row)
     if kind == "softmax":
-        found = probe.predict([inputs], rows)[:, 0]
-        if not ((found >= 0) & (found <= 1)).all():
+        outputs = probe.predict([inputs], rows)[:, 0]
+        if not ((outputs >= 0) & (outputs <= 1)).all():
             raise ValueError(
-                f'Expected probabilities for kind="softmax", received F from {found.min():.4g} to {found.max():.4g}. '
-                "Give an explainer whose output is a probability; the explanation may be of the logits."
+                f'Expected probabilities for kind="softmax", received F from {outputs.min():.4g} to '
+                f"{outputs.max():.4g}. Give an explainer whose output is a probability; the explanation may be of the "
+                "logits."
             )
-        return found
+        return outputs
     classes = probe.explainer.predict(probe.pack([inputs]), "all", probe.fixed)
     if classes.shape[1] < 2 or not isinstance(probe.target, (int, np.integer, np.ndarray)):
         raise ValueError(
             f'Expected a class of several for kind="accuracy", received target {probe.target!r} of '
             f'{classes.shape[1]} output units. Give the class, one for each row, or "predicted".'
         )
-    wanted = np.broadcast_to(probe.target, probe.rows)[row] % classes.shape[1]
-    return (classes.argmax(1) == wanted).astype(np.float64)
+    target = np.broadcast_to(probe.target, probe.rows)[row] % classes.shape[1]
+    return (classes.argmax(1) == target).astype(np.float64)

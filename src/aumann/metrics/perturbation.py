@@ -1,26 +1,29 @@
-"""Metrics of values near the input: whether they foretell F there, and whether they stay what they were."""
+"""Metrics of inputs near the explained ones: whether values predict F there, and whether they change themselves."""
 
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from keras import tree
 
 from aumann.arguments import number, whole
-from aumann.metrics.probe import LIMIT, Probe
-from aumann.metrics.values_alone import ratio
+from aumann.explanation import Explanation
+from aumann.metrics.common import ratio
+from aumann.metrics.probe import LIMIT, Explainer, Probe
 
 
 def infidelity(
-    explainer,
-    explanation,
-    target=None,
+    explainer: Explainer,
+    explanation: Explanation,
+    target: Any = None,
     *,
-    perturb=None,
-    samples=100,
-    scaled=False,
-    seed=0,
-):
-    """How well values foretell the change of F: the mean over perturbed inputs x̃ of (Σᵢ φᵢ sᵢ − (F(x) − F(x̃)))².
+    perturb: float | Callable | None = None,
+    samples: int = 100,
+    scaled: bool = False,
+    seed: int = 0,
+) -> np.ndarray:
+    """How well values predict the change of F: the mean over perturbed inputs x̃ of (Σᵢ φᵢ sᵢ − (F(x) − F(x̃)))².
 
     φ are contributions, in units of F, so the perturbation enters as the part of the way to the baseline,
     sᵢ = (xᵢ − x̃ᵢ) / (xᵢ − x′ᵢ), and 0 where xᵢ = x′ᵢ; a token counts 1 where its id has changed. For φ = (x − x′) · m
@@ -36,7 +39,7 @@ def infidelity(
         samples: perturbed inputs for each row.
         scaled: True multiplies φ by the factor that makes each row's infidelity least, as the paper does when it
             compares methods of different scale.
-        seed: of the perturbations; those of a row depend on the seed and the row, not on its company.
+        seed: of the perturbations; those of a row depend on the seed and the row, not on the other rows.
 
     Returns:
         (n,) or (n, targets), in squared units of F; small is good.
@@ -47,35 +50,35 @@ def infidelity(
     Source: Yeh et al. (2019), On the (In)fidelity and Sensitivity of Explanations.
     """
     probe = Probe(explainer, explanation, target)
-    probe.same_targets()
+    probe.require_same_targets()
     fills = probe.fill("baseline") if perturb is None else None
     samples, perturb = whole(samples, 1, "samples", 20), _perturbation(probe, perturb, fills)
-    expected, found = (np.empty((probe.rows, samples, probe.prediction.shape[1])) for _ in range(2))
+    expected, actual = (np.empty((probe.rows, samples, probe.prediction.shape[1])) for _ in range(2))
     size = max(1, LIMIT // (samples * sum(x[0].size for x in probe.inputs)))
     for first in range(0, probe.rows, size):
         rows = np.arange(first, min(first + size, probe.rows))
-        made = [perturb([x[[row] * samples] for x in probe.inputs], generator(probe, row, seed), row) for row in rows]
-        leaves = [np.concatenate(parts) for parts in zip(*made, strict=True)]
-        other = probe.predict(leaves, rows.repeat(samples)).reshape(len(rows), samples, -1)
-        found[rows] = probe.prediction[rows, None] - other
+        copies = [perturb([x[[row] * samples] for x in probe.inputs], generator(probe, row, seed), row) for row in rows]
+        leaves = [np.concatenate(parts) for parts in zip(*copies, strict=True)]
+        outputs = probe.predict(leaves, rows.repeat(samples)).reshape(len(rows), samples, -1)
+        actual[rows] = probe.prediction[rows, None] - outputs
         expected[rows] = _expected(probe, rows, leaves, samples)
     if scaled:
-        beta = ratio((expected * found).sum(1), (expected**2).sum(1))
-        expected = expected * beta[:, None]
-    return probe.one(((expected - found) ** 2).mean(1))
+        factor = ratio((expected * actual).sum(1), (expected**2).sum(1))
+        expected = expected * factor[:, None]
+    return probe.without_single_target(((expected - actual) ** 2).mean(1))
 
 
 def max_sensitivity(
-    explainer,
-    explanation,
-    target=None,
+    explainer: Explainer,
+    explanation: Explanation,
+    target: Any = None,
     *,
-    perturb,
-    samples=10,
-    baseline=None,
-    seed=0,
-):
-    """How far values move when the input hardly does: the largest ‖φ(x̃) − φ(x)‖ / ‖φ(x)‖ of some inputs near by.
+    perturb: float | Callable,
+    samples: int = 10,
+    baseline: Any = None,
+    seed: int = 0,
+) -> np.ndarray:
+    """How far values move when the input moves little: the largest ‖φ(x̃) − φ(x)‖ / ‖φ(x)‖ of some inputs x̃ near x.
 
     Norms are Euclidean, over all features of all inputs. A maximum over samples is a lower bound of that over the
     ball. Costs `samples` explanations of every row, and forward passes as many.
@@ -87,7 +90,7 @@ def max_sensitivity(
         perturb: a radius or a callable, as in `infidelity`; the callable is given one row at a time.
         samples: perturbed inputs for each row.
         baseline: as in `explain`; None for that of the explanation, if it was not a set.
-        seed: of the perturbations; those of a row depend on the seed and the row, not on its company.
+        seed: of the perturbations; those of a row depend on the seed and the row, not on the other rows.
 
     Returns:
         (n,) or (n, targets); small is stable. 0 where nothing moves, infinity where only the first values are all 0.
@@ -98,35 +101,34 @@ def max_sensitivity(
     Source: Yeh et al. (2019), On the (In)fidelity and Sensitivity of Explanations.
     """
     probe = Probe(explainer, explanation, target)
-    probe.same_targets()
+    probe.require_same_targets()
     if perturb is None:
         raise TypeError("Expected perturb= to be a radius or a callable, received None. Give a radius such as 0.02.")
     samples, perturb = whole(samples, 1, "samples", 20), _perturbation(probe, perturb)
     generators = [generator(probe, row, seed) for row in range(probe.rows)]
     worst = np.zeros_like(probe.prediction)
     for _ in range(samples):
-        made = [perturb([x[[row]] for x in probe.inputs], generators[row], row) for row in range(probe.rows)]
-        near = probe.explain([np.concatenate(parts) for parts in zip(*made, strict=True)], baseline)
-        values = [v if probe.several else v[:, None] for v in tree.flatten(near.values)]
+        copies = [perturb([x[[row]] for x in probe.inputs], generators[row], row) for row in range(probe.rows)]
+        values = probe.explain([np.concatenate(parts) for parts in zip(*copies, strict=True)], baseline)
         change = [a.astype(np.float64) - b for a, b in zip(values, probe.values, strict=True)]
         worst = np.maximum(worst, ratio(_norm(change), _norm(probe.values)))
-    return probe.one(worst)
+    return probe.without_single_target(worst)
 
 
-def generator(probe, row, seed):
-    """Random numbers of one row of inputs: the same wherever in a batch it stands."""
+def generator(probe: Probe, row: int, seed: int) -> np.random.Generator:
+    """Random numbers that depend on the seed and on one row of inputs, not on its position among the others."""
     digest = hashlib.blake2b(digest_size=16)
     for x in probe.inputs:
         digest.update(np.ascontiguousarray(x[row]).tobytes())
     return np.random.default_rng([seed, *np.frombuffer(digest.digest(), np.uint32)])
 
 
-def _perturbation(probe, perturb, fills=None):
+def _perturbation(probe: Probe, perturb: float | Callable | None, fills: list | None = None) -> Callable:
     """(copies of a row, generator, row) -> perturbed copies."""
     if perturb is None:
-        return lambda leaves, rng, row: [_halved(probe, i, x, fills[i], rng, row) for i, x in enumerate(leaves)]
+        return lambda leaves, rng, row: [_half_filled(probe, i, x, fills[i], rng, row) for i, x in enumerate(leaves)]
     if callable(perturb):
-        return lambda leaves, rng, row: _called(probe, perturb, leaves, rng)
+        return lambda leaves, rng, row: _by_function(probe, perturb, leaves, rng)
     meaning = "or a callable (inputs, generator)"
     number(perturb, "(0, inf)", "perturb= to be a radius", "0.02, in units of the inputs", meaning)
     noisy = [i for i in probe.moving if not probe.embedded[i]]
@@ -145,38 +147,40 @@ def _perturbation(probe, perturb, fills=None):
     return shake
 
 
-def _halved(probe, i, x, fill, rng, row):
+def _half_filled(probe: Probe, i: int, x: np.ndarray, fill: Any, rng: np.random.Generator, row: int) -> np.ndarray:
+    """Copies of input i of a row, every feature with probability ½ at its fill."""
     if i not in probe.moving:
         return x
     return probe.changed(i, np.where(rng.random(x.shape) < 0.5, fill[row if len(fill) > 1 else 0], x))
 
 
-def _called(probe, perturb, leaves, rng):
-    given = perturb(probe.pack([x.copy() for x in leaves]), rng)
+def _by_function(probe: Probe, perturb: Callable, leaves: list, rng: np.random.Generator) -> list[np.ndarray]:
+    """Copies of a row as the user's function changes them; raises where they do not fit the inputs."""
+    returned = perturb(probe.pack([x.copy() for x in leaves]), rng)
     try:
-        tree.assert_same_structure(given, probe.structure)
-        made = [np.asarray(x) for x in tree.flatten(given)]
+        tree.assert_same_structure(returned, probe.structure)
+        copies = [np.asarray(x) for x in tree.flatten(returned)]
     except (ValueError, TypeError) as error:
         raise TypeError(
-            f"Expected perturb() to return inputs in the structure that it was given, received {type(given).__name__} "
-            f"({error}). Return changed copies."
+            "Expected perturb() to return inputs in the structure that it was given, received "
+            f"{type(returned).__name__} ({error}). Return changed copies."
         ) from error
-    for name, a, x in zip(probe.names, made, leaves, strict=True):
+    for name, a, x in zip(probe.names, copies, leaves, strict=True):
         if a.shape != x.shape:
             raise ValueError(
                 f"Expected perturb() to keep the shape {x.shape} of input {name!r}, received {a.shape}. Return a "
                 "changed copy for each row that it is given."
             )
     for i, x in enumerate(leaves):
-        if i not in probe.moving and (made[i] != x).any():
+        if i not in probe.moving and (copies[i] != x).any():
             raise ValueError(
                 f"Expected perturb() to leave input {probe.names[i]!r} alone, which is held still and has no values; "
                 "received it changed. Change the other inputs."
             )
-    return [probe.changed(i, a) if i in probe.moving else a for i, a in enumerate(made)]
+    return [probe.changed(i, a) if i in probe.moving else a for i, a in enumerate(copies)]
 
 
-def _expected(probe, rows, leaves, samples):
+def _expected(probe: Probe, rows: np.ndarray, leaves: list, samples: int) -> np.ndarray:
     """Σᵢ φᵢ sᵢ of perturbed copies of some rows: (rows, samples, targets)."""
     total = 0
     for i in probe.moving:
@@ -194,6 +198,6 @@ def _expected(probe, rows, leaves, samples):
     return total
 
 
-def _norm(leaves):
+def _norm(leaves: list[np.ndarray]) -> np.ndarray:
     """Euclidean, over the features of all inputs: (n, targets)."""
     return np.sqrt(sum((v.astype(np.float64) ** 2).sum(tuple(range(2, v.ndim))) for v in leaves))

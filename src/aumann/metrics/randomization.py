@@ -1,19 +1,20 @@
-"""Randomization: whether an explanation notices that the weights of the model were shuffled."""
+"""Randomization: whether values change when the weights of the model are shuffled."""
 
 import contextlib
 import functools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
-from keras import tree
 
 from aumann import backends
 from aumann.arguments import choice
 from aumann.backends import keras_private
-from aumann.explanation import feature_axes
-from aumann.metrics.probe import Probe
-from aumann.metrics.values_alone import checked_by, optional
+from aumann.explanation import Explanation, feature_axes
+from aumann.metrics.common import checked_by, optional
+from aumann.metrics.probe import Explainer, Probe
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,41 +26,40 @@ class Randomization:
         similarity: (layers, n) or (layers, n, targets), between −1 and 1; NaN where one of the two is constant.
     """
 
-    layers: list
+    layers: list[str]
     similarity: np.ndarray
 
 
 def randomization(
-    explainer,
-    explanation,
-    target=None,
+    explainer: Explainer,
+    explanation: Explanation,
+    target: Any = None,
     *,
-    by,
-    mode="cascading",
-    similarity="spearman",
-    layers=None,
-    draw=None,
-    axis=None,
-    baseline=None,
-    seed=0,
-):
+    by: str,
+    layers: Any = None,
+    mode: str = "cascading",
+    similarity: str = "spearman",
+    draw: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    axis: int | tuple[int, ...] | None = None,
+    baseline: Any = None,
+    seed: int = 0,
+) -> Randomization:
     """Values explained again with the weights of one layer after another randomized, compared with the trained model's.
 
     An explanation that stays similar does not depend on what the model has learned. Every weight is put back bit for
-    bit, whatever happens; the model must not be used by others meanwhile. Costs an explanation of all rows for each
-    layer.
+    bit, also after an error; nothing else may use the model meanwhile. Costs an explanation of all rows for each layer.
 
     Args:
         explainer: which made the explanation, of a Keras model.
         explanation: an `aumann.Explanation`.
         target: that of the explanation; "predicted" is the class that the trained model predicts.
         by: "signed" compares the values, "absolute" their sizes.
+        layers: names or objects in the order in which they are randomized; None for every layer that has weights of its
+            own, from the output down.
         mode: "cascading" randomizes from the output down, and all above stay randomized; "independent" one layer at a
             time.
         similarity: "spearman", the correlation of ranks over all features that move (scipy); or "ssim", structural
             similarity of maps that are divided by their largest size (scikit-image), for one input that is an image.
-        layers: names or objects in the order in which they are randomized; None for every layer that has weights of its
-            own, from the output down.
         draw: (weight, generator) -> new weight, on the host; None shuffles the entries of each weight, which keeps
             their scale and leaves those alone whose entries are all alike.
         axis: feature axes that are summed first, as in `Explanation.sum`: -1 makes one feature of a pixel's channels.
@@ -79,26 +79,55 @@ def randomization(
     choice(similarity, ("spearman", "ssim"), "similarity")
     chosen = _layers(getattr(explainer, "model", None), layers)
     probe = Probe(explainer, explanation, target)
-    probe.same_targets()
-    compare = _spearman if similarity == "spearman" else functools.partial(_ssim, spread=1 if by == "absolute" else 2)
-    before = _maps(probe, probe.values, axis, by)
-    compare(before, before)  # what it needs is there, before anything is changed
-    rng, found = np.random.default_rng(seed), []
+    probe.require_same_targets()
+    trained = _Maps(probe, similarity, axis, by)
+    rng, similarities = np.random.default_rng(seed), []
     with _restored(v for _, variables in chosen for v in variables) as restore:
         for _, variables in chosen:
             for v in variables:
                 v.assign(_drawn(draw, v, rng))
-            now = probe.explain(probe.inputs, baseline)
-            values = [v if probe.several else v[:, None] for v in tree.flatten(now.values)]
-            found.append(probe.one(compare(before, _maps(probe, values, axis, by))))
+            similarities.append(trained.similarity(probe.explain(probe.inputs, baseline)))
             if mode == "independent":
                 restore()
-    return Randomization([name for name, _ in chosen], np.stack(found))
+    return Randomization([name for name, _ in chosen], np.stack(similarities))
+
+
+class _Maps:
+    """The values of the trained model as they are compared with others.
+
+    Raises:
+        ValueError, ImportError: the values do not fit the similarity, or its package is missing.
+    """
+
+    def __init__(self, probe: Probe, similarity: str, axis: int | tuple[int, ...] | None, by: str):
+        self.probe, self.axis, self.by = probe, axis, by
+        self.compare = (
+            _spearman if similarity == "spearman" else functools.partial(_ssim, width=1 if by == "absolute" else 2)
+        )
+        self.maps = self._maps(probe.values)
+        self.similarity(probe.values)  # raises before any weight is changed
+
+    def similarity(self, values: list[np.ndarray]) -> np.ndarray:
+        """That of other values (n, targets, *row) of every input: (n,) or (n, targets)."""
+        return self.probe.without_single_target(self.compare(self.maps, self._maps(values)))
+
+    def _maps(self, values: list[np.ndarray]) -> list[np.ndarray]:
+        """One array (n, targets, …) for each input that moves."""
+        maps = []
+        for i in self.probe.moving:
+            v = values[i].astype(np.float64)
+            axes = feature_axes(self.axis, v.ndim - 2) if self.axis is not None else ()
+            v = v.sum(tuple(a + 2 for a in axes or ()))
+            maps.append(np.abs(v) if self.by == "absolute" else v)
+        return maps
 
 
 @contextlib.contextmanager
-def _restored(variables):
-    """Puts values back at the end, or when told: host copies, which no framework changes in place."""
+def _restored(variables: Iterable[Any]) -> Iterator[Callable[[], None]]:
+    """A function that gives variables their values back, and is called at the end.
+
+    The values are kept as host copies, which no framework changes in place.
+    """
     kept = [(v, np.array(_host(v))) for v in variables]
 
     def restore():
@@ -111,11 +140,12 @@ def _restored(variables):
         restore()
 
 
-def _host(v):
+def _host(v: Any) -> np.ndarray:
     return backends.active().host(v.value)
 
 
-def _drawn(draw, v, rng):
+def _drawn(draw: Callable | None, v: Any, rng: np.random.Generator) -> np.ndarray:
+    """A new value of a variable, shuffled or drawn by the user's function."""
     value = np.array(_host(v))
     new = rng.permutation(value.ravel()).reshape(value.shape) if draw is None else np.asarray(draw(value, rng))
     if new.shape != value.shape or new.dtype.kind not in "biuf":
@@ -126,7 +156,7 @@ def _drawn(draw, v, rng):
     return new.astype(value.dtype)
 
 
-def _layers(model, wanted):
+def _layers(model: Any, wanted: Any) -> list[tuple[str, list[Any]]]:
     """(name, variables) of the layers to be randomized."""
     if not isinstance(model, keras.Layer):
         raise TypeError(
@@ -135,17 +165,17 @@ def _layers(model, wanted):
         )
     inside = list(_inside(model))
     if wanted is None:
-        chosen = [(layer.name, own) for layer in reversed(inside) if (own := _own(layer))]
+        chosen = [(layer.name, weights) for layer in reversed(inside) if (weights := _weights_outside_sublayers(layer))]
     else:
         chosen = []
-        for one in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
-            same = [x for x in inside if x is one or (isinstance(one, str) and x.name == one)]
-            if len(same) != 1:
+        for name in wanted if isinstance(wanted, (list, tuple)) else [wanted]:
+            matches = [x for x in inside if x is name or (isinstance(name, str) and x.name == name)]
+            if len(matches) != 1:
                 raise ValueError(
-                    f"Expected layers= to name layers of the model, received {one!r} which names {len(same)}. "
+                    f"Expected layers= to name layers of the model, received {name!r} which names {len(matches)}. "
                     f"The layers are {[x.name for x in inside][:40]}."
                 )
-            chosen.append((same[0].name, _weights(same[0])))
+            chosen.append((matches[0].name, _weights(matches[0])))
     if not chosen or not all(variables for _, variables in chosen):
         raise ValueError(
             f"Expected layers with weights, received {[name for name, v in chosen if not v] or 'a model without any'}. "
@@ -154,63 +184,50 @@ def _layers(model, wanted):
     return chosen
 
 
-def _inside(layer, seen=None):
+def _inside(layer: keras.Layer, seen: set[int] | None = None) -> Iterator[keras.Layer]:
     """The layer and all inside it, each once, inputs before outputs where the model knows the order."""
     seen = set() if seen is None else seen
     if id(layer) in seen:
         return
     seen.add(id(layer))
     yield layer
-    for inner in _below(layer):
+    for inner in keras_private.sublayers(layer):
         yield from _inside(inner, seen)
 
 
-def _below(layer):
-    return keras_private.sublayers(layer)
-
-
-def _own(layer):
+def _weights_outside_sublayers(layer: keras.Layer) -> list[Any]:
     """Weights of a layer that are not those of a layer inside it."""
-    below = {id(v) for inner in _below(layer) for v in inner.weights}
-    return [v for v in _weights(layer) if id(v) not in below]
+    inner_weights = {id(v) for inner in keras_private.sublayers(layer) for v in inner.weights}
+    return [v for v in _weights(layer) if id(v) not in inner_weights]
 
 
-def _weights(layer):
+def _weights(layer: keras.Layer) -> list[Any]:
+    """The weights of a layer that are floats."""
     return [v for v in layer.weights if keras.backend.is_float_dtype(v.dtype)]
 
 
-def _maps(probe, values, axis, by):
-    """One array (n, targets, …) for each input that moves: the values to compare."""
-    summed = []
-    for i in probe.moving:
-        v = values[i].astype(np.float64)
-        axes = feature_axes(axis, v.ndim - 2) if axis is not None else ()
-        v = v.sum(tuple(a + 2 for a in axes or ()))
-        summed.append(np.abs(v) if by == "absolute" else v)
-    return summed
-
-
-def _spearman(before, now):
-    """Pearson's correlation of ranks, equals sharing theirs: (n, targets)."""
+def _spearman(before: list[np.ndarray], after: list[np.ndarray]) -> np.ndarray:
+    """Pearson's correlation of ranks, equal values sharing theirs: (n, targets)."""
     rank = optional("scipy.stats", "scipy", 'similarity="spearman"').rankdata
-    flat = [np.concatenate([v.reshape(*v.shape[:2], -1) for v in maps], -1) for maps in (before, now)]
+    flat = [np.concatenate([v.reshape(*v.shape[:2], -1) for v in maps], -1) for maps in (before, after)]
     a, b = (rank(maps, axis=-1) for maps in flat)
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
-    with np.errstate(invalid="ignore"):  # 0 / 0: maps without ranks are not alike, NaN
+    with np.errstate(invalid="ignore"):  # 0 / 0: maps of equal values have no ranks, NaN
         return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))
 
 
-def _ssim(before, now, spread):
+def _ssim(before: list[np.ndarray], after: list[np.ndarray], width: float) -> np.ndarray:
+    """Structural similarity (n, targets) of maps divided by their largest size, which lie in an interval of a width."""
     if len(before) != 1 or before[0].ndim != 4:
         raise ValueError(
             f'Expected one input of maps (height, width) for similarity="ssim", received values of shapes '
             f"{[v.shape for v in before]}. Sum the channels with axis=, or compare by Spearman."
         )
     metrics = optional("skimage.metrics", "scikit-image", 'similarity="ssim"')
-    found = np.full(before[0].shape[:2], np.nan)
-    for index in np.ndindex(*found.shape):
-        a, b = before[0][index], now[0][index]
+    similarity = np.full(before[0].shape[:2], np.nan)
+    for index in np.ndindex(*similarity.shape):
+        a, b = before[0][index], after[0][index]
         if a.any() and b.any():
             a, b = a / np.abs(a).max(), b / np.abs(b).max()
-            found[index] = metrics.structural_similarity(a, b, data_range=spread)
-    return found
+            similarity[index] = metrics.structural_similarity(a, b, data_range=width)
+    return similarity

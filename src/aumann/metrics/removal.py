@@ -1,12 +1,14 @@
-"""F while ranked features are taken away, or given: deletion and insertion, cumulative differences."""
+"""F while ranked features are removed or restored: deletion, insertion and cumulative differences."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from aumann.arguments import choice, number, whole
-from aumann.metrics.probe import LIMIT, Probe, features
-from aumann.metrics.values_alone import checked_by
+from aumann.explanation import Explanation
+from aumann.metrics.common import checked_by
+from aumann.metrics.probe import LIMIT, Explainer, Features, Probe, features
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,17 +24,17 @@ class Curve:
     values: np.ndarray
 
     @property
-    def auc(self):
+    def auc(self) -> np.ndarray:
         """Area under each curve by trapezoids, over the range of the fractions: (n,) or (n, targets)."""
         v = self.values
         return ((v[..., 1:] + v[..., :-1]) / 2 * np.diff(self.fractions)).sum(-1)
 
     @property
-    def last(self):
+    def last(self) -> np.ndarray:
         """The value at the last fraction: (n,) or (n, targets)."""
         return self.values[..., -1]
 
-    def aggregate(self, how="median"):
+    def aggregate(self, how: str = "median") -> "Curve":
         """One curve for all rows, point by point: "median" or "mean". Rows of NaN are left out."""
         choice(how, ("median", "mean"), "how")
         rows = self.values[~np.isnan(self.values).reshape(len(self.values), -1).any(1)]
@@ -42,33 +44,33 @@ class Curve:
 
 
 def deletion(
-    explainer,
-    explanation,
-    target=None,
+    explainer: Explainer,
+    explanation: Explanation,
+    target: Any = None,
     *,
-    by,
-    steps=20,
-    fill="baseline",
-    axis=None,
-    groups=None,
-    normalize=False,
-):
+    by: str,
+    steps: int = 20,
+    fill: Any = "baseline",
+    axis: int | tuple[int, ...] | None = None,
+    groups: Any = None,
+    normalize: bool = False,
+) -> Curve:
     """F while the features with the highest values are removed first. A small area: the ranking finds what carries F.
 
     The features of all inputs that move are ranked together. Costs 1 + steps forward passes a row (and ranking), and
-    two more for target="predicted"; changed inputs are made 4 million numbers at a time.
+    two more for target="predicted", and the memory of changed inputs of 4 million numbers.
 
     Args:
         explainer: whose `predict` is F: the one that made the explanation, or one of another output of its model.
         explanation: an `aumann.Explanation`. Each of several targets is ranked by itself, at `targets` times the cost.
-        target: as in `explain`; "predicted" is the class of the inputs as they are, whatever becomes of them. Several
-            targets for an explanation of one: a curve for each by the same ranking.
+        target: as in `explain`; "predicted" is the class of the unchanged inputs. Several targets for an explanation
+            of one: a curve for each by the same ranking.
         by: "signed" removes the highest values first, "absolute" the largest.
         steps: points of the curve after the first, equal parts of the features; one feature a step where there are
             fewer features.
         fill: what stands in the place of a removed feature: "baseline" for the explanation's own, or a constant, a row,
-            one row per row, a callable inputs -> fill (a blurred copy, say); a list or dict for several inputs. Token
-            ids need an id.
+            one row per row, a callable inputs -> fill such as `aumann.baselines.blur(3)`; a list or dict for several
+            inputs. Token ids need an id.
         axis: feature axes that are removed together, and ranked by their sum, as in `Explanation.sum`: -1 for the
             channels of a pixel.
         groups: features that are removed together, as in `Explanation.sum`: segments, words.
@@ -82,24 +84,24 @@ def deletion(
 
     Source: Petsiuk, Das, Saenko (2018), RISE: Randomized Input Sampling for Explanation of Black-box Models.
     """
-    probe, own = _ranked(explainer, explanation, target, by, axis, groups)
-    counts = _counts(own.count, whole(steps, 1, "steps", 20))
-    values = _values(probe, own, counts, by, fill)
-    return Curve(counts / own.count, _normalized(values, 0, -1) if normalize else values)
+    ranked = _ranked(explainer, explanation, target, by, axis, groups)
+    counts = _counts(ranked.count, whole(steps, 1, "steps", 20))
+    values = _values(ranked, counts, by, fill)
+    return Curve(counts / ranked.count, _normalized(values, 0, -1) if normalize else values)
 
 
 def insertion(
-    explainer,
-    explanation,
-    target=None,
+    explainer: Explainer,
+    explanation: Explanation,
+    target: Any = None,
     *,
-    by,
-    steps=20,
-    fill="baseline",
-    axis=None,
-    groups=None,
-    normalize=False,
-):
+    by: str,
+    steps: int = 20,
+    fill: Any = "baseline",
+    axis: int | tuple[int, ...] | None = None,
+    groups: Any = None,
+    normalize: bool = False,
+) -> Curve:
     """F while the features with the highest values are restored first. A large area: the ranking finds what carries F.
 
     Begins where every feature that moves is replaced. Arguments, cost and errors are those of `deletion`.
@@ -109,24 +111,24 @@ def insertion(
 
     Source: Petsiuk, Das, Saenko (2018), RISE: Randomized Input Sampling for Explanation of Black-box Models.
     """
-    probe, own = _ranked(explainer, explanation, target, by, axis, groups)
-    counts = _counts(own.count, whole(steps, 1, "steps", 20))
-    values = _values(probe, own, counts, by, fill, restore=True)
-    return Curve(counts / own.count, _normalized(values, -1, 0) if normalize else values)
+    ranked = _ranked(explainer, explanation, target, by, axis, groups)
+    counts = _counts(ranked.count, whole(steps, 1, "steps", 20))
+    values = _values(ranked, counts, by, fill, restore=True)
+    return Curve(counts / ranked.count, _normalized(values, -1, 0) if normalize else values)
 
 
 def cumulative_difference(
-    explainer,
-    explanation,
-    target=None,
+    explainer: Explainer,
+    explanation: Explanation,
+    target: Any = None,
     *,
-    by,
-    fraction=0.1,
-    steps=None,
-    fill="baseline",
-    axis=None,
-    groups=None,
-):
+    by: str,
+    fraction: float = 0.1,
+    steps: int | None = None,
+    fill: Any = "baseline",
+    axis: int | tuple[int, ...] | None = None,
+    groups: Any = None,
+) -> Curve:
     """How far F moves while the most important points of a series are removed: CPD = Σₖ |F(xₖ) − F(xₖ₊₁)|.
 
     Large is good. Differences are summed, so that points which raise F and points which lower it do not cancel, as
@@ -149,77 +151,92 @@ def cumulative_difference(
 
 
 def cumulative_preservation(
-    explainer,
-    explanation,
-    target=None,
+    explainer: Explainer,
+    explanation: Explanation,
+    target: Any = None,
     *,
-    by,
-    fraction=0.1,
-    steps=None,
-    fill="baseline",
-    axis=None,
-    groups=None,
-):
+    by: str,
+    fraction: float = 0.1,
+    steps: int | None = None,
+    fill: Any = "baseline",
+    axis: int | tuple[int, ...] | None = None,
+    groups: Any = None,
+) -> Curve:
     """How far F moves while the least important points of a series are removed: CPP, small is good.
 
-    As `cumulative_difference` with the ranking turned round.
+    As `cumulative_difference` with the ranking reversed; arguments, cost and errors are the same.
 
     Source: Jang, Kim, Yang (2025), TIMING: Temporality-Aware Integrated Gradients for Time Series Explanation.
     """
     return _cumulative(explainer, explanation, target, by, fraction, steps, fill, axis, groups, lowest=True)
 
 
-def _cumulative(explainer, explanation, target, by, fraction, steps, fill, axis, groups, lowest):
+def _cumulative(explainer, explanation, target, by, fraction, steps, fill, axis, groups, lowest) -> Curve:
+    """The sum of |F(xₖ) − F(xₖ₊₁)| so far, as the features with the highest values are removed, or the lowest."""
     number(fraction, "(0, 1]", "a fraction of the features", 0.1)
-    probe, own = _ranked(explainer, explanation, target, by, axis, groups)
-    most = max(1, round(fraction * own.count))
+    ranked = _ranked(explainer, explanation, target, by, axis, groups)
+    most = max(1, round(fraction * ranked.count))
     counts = _counts(most, most if steps is None else whole(steps, 1, "steps", 20))
-    values = _values(probe, own, counts, by, fill, lowest)
+    values = _values(ranked, counts, by, fill, lowest)
     sums = np.cumsum(np.abs(np.diff(values)), -1)
-    return Curve(counts / own.count, np.concatenate([np.zeros_like(sums[..., :1]), sums], -1))
+    return Curve(counts / ranked.count, np.concatenate([np.zeros_like(sums[..., :1]), sums], -1))
 
 
-def _ranked(explainer, explanation, target, by, axis, groups):
+def _ranked(explainer, explanation, target, by, axis, groups) -> Features:
+    """The features that are ranked, of a probe with the targets of the explanation where it has several."""
     checked_by(by)
     probe = Probe(explainer, explanation, target)
     if explanation.several:
-        probe.same_targets()
-    return probe, features(probe, axis, groups)
+        probe.require_same_targets()
+    return features(probe, axis, groups)
 
 
-def _counts(most, steps):
+def _counts(most: int, steps: int) -> np.ndarray:
     """How many features are gone at each point: from none to `most`, in equal steps of at least one."""
     return np.rint(np.linspace(0, most, min(steps, most) + 1)).astype(int)
 
 
-def _values(probe, own, counts, by, fill, lowest=False, restore=False):
-    """F with the first features of every ranking replaced, or with all others: (n[, targets], counts)."""
+def _values(
+    ranked: Features, counts: np.ndarray, by: str, fill: Any, lowest: bool = False, restore: bool = False
+) -> np.ndarray:
+    """F with the first features of every ranking replaced, or with all others: (n[, targets], counts).
+
+    There is one ranking for each row, and for each target where the explanation has several. All changed inputs, one
+    for each ranking and count, are numbered in one list and evaluated in parts of at most `LIMIT` numbers.
+    """
+    probe = ranked.probe
     fills, n, k = probe.fill(fill), probe.rows, len(counts)
     rankings = probe.prediction.shape[1] if probe.explanation.several else 1
-    found = np.empty((n * rankings * k, probe.prediction.shape[1]))
-    size = max(1, LIMIT // (own.count + sum(x[0].size for x in probe.inputs)))
-    for first in range(0, len(found), size):
-        items = np.arange(first, min(first + size, len(found)))
+    outputs = np.empty((n * rankings * k, probe.prediction.shape[1]))
+    size = max(1, LIMIT // (ranked.count + sum(x[0].size for x in probe.inputs)))
+    for first in range(0, len(outputs), size):
+        items = np.arange(first, min(first + size, len(outputs)))
         pairs, step = items // k, items % k
         unique, inverse = np.unique(pairs, return_inverse=True)
-        ranks = own.ranks(unique // rankings, unique % rankings, by, lowest)[inverse]
+        ranks = ranked.ranks(unique // rankings, unique % rankings, by, lowest)[inverse]
         replaced = (ranks < counts[step, None]) ^ restore
-        rows, leaves = pairs // rankings, []
-        for i, x in enumerate(probe.inputs):
-            leaf = x[rows]
-            if i in probe.moving:
-                other = fills[i] if len(fills[i]) == 1 else fills[i][rows]
-                leaf = probe.changed(i, np.where(replaced[:, own.labels[i]], other, leaf))
-            leaves.append(leaf)
-        found[items] = probe.predict(leaves, rows)
-    found = np.moveaxis(found.reshape(n, rankings, k, -1), 3, 2)  # (n, rankings, targets, counts)
+        rows = pairs // rankings
+        outputs[items] = probe.predict(_with_fills(ranked, fills, rows, replaced), rows)
+    outputs = np.moveaxis(outputs.reshape(n, rankings, k, -1), 3, 2)  # (n, rankings, targets, counts)
     if rankings > 1:
-        return np.stack([found[:, j, j] for j in range(rankings)], 1)
-    return probe.one(found[:, 0])
+        return np.stack([outputs[:, j, j] for j in range(rankings)], 1)
+    return probe.without_single_target(outputs[:, 0])
 
 
-def _normalized(values, one, zero):
-    """With the value at place `zero` mapped to 0 and that at `one` to 1."""
+def _with_fills(ranked: Features, fills: list, rows: np.ndarray, replaced: np.ndarray) -> list[np.ndarray]:
+    """Inputs (k, *row) of k rows of the explanation, with fills in the place of the features replaced (k, features)."""
+    probe, changed = ranked.probe, []
+    for i, inputs in enumerate(probe.inputs):
+        x = inputs[rows]
+        if i in probe.moving:
+            fill = fills[i] if len(fills[i]) == 1 else fills[i][rows]
+            x = probe.changed(i, np.where(replaced[:, ranked.labels[i]], fill, x))
+        changed.append(x)
+    return changed
+
+
+def _normalized(values: np.ndarray, one: int, zero: int) -> np.ndarray:
+    """With the value at index `zero` mapped to 0 and that at `one` to 1."""
     low, high = values[..., zero, None], values[..., one, None]
     with np.errstate(divide="ignore", invalid="ignore"):  # ends that are equal give NaN
         return np.where(high == low, np.nan, (values - low) / (high - low))

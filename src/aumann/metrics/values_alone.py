@@ -1,12 +1,14 @@
 """Metrics of the values alone: no model is called."""
 
-import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from aumann.arguments import choice, number
-from aumann.explanation import Explanation, embedded, walk
+from aumann.arguments import number
+from aumann.explanation import Explanation, walk
+from aumann.metrics.common import checked, checked_by, input_values, ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,10 +26,11 @@ class Completeness:
     of_mass: np.ndarray
 
 
-def completeness(explanation):
-    """The residual of every row as a part of what was to be shared out, and of what was shared out.
+def completeness(explanation: Explanation) -> Completeness:
+    """The residual of every row as a part of F(x) − F(x′), and as a part of the values.
 
-    No forward passes. A necessary check and no estimate of the error: `Explanation.error` is one.
+    Costs no forward passes. Exact values have a small residual, but a small residual does not make values exact;
+    `Explanation.error` estimates their error.
 
     Args:
         explanation: an `aumann.Explanation`.
@@ -38,13 +41,13 @@ def completeness(explanation):
     Source: Sundararajan, Taly, Yan (2017), Axiomatic Attribution for Deep Networks.
     """
     e = checked(explanation)
-    mass = sum(np.abs(leaf.values).sum(leaf.axes, dtype=np.float64) for leaf in leaves(e))
-    off = np.abs(e.residual)
-    return Completeness(e.residual, ratio(off, np.abs(e.prediction - e.base_value)), ratio(off, mass))
+    mass = sum(np.abs(part.values).sum(part.axes, dtype=np.float64) for part in input_values(e))
+    size = np.abs(e.residual)
+    return Completeness(e.residual, ratio(size, np.abs(e.prediction - e.base_value)), ratio(size, mass))
 
 
-def sparseness(explanation, *, axis=None):
-    """The Gini index of |φ| over all features that move: 0 where all are alike, near 1 where one has everything.
+def sparseness(explanation: Explanation, *, axis: int | tuple[int, ...] | None = None) -> np.ndarray:
+    """The Gini index of |φ| over all features that move: 0 if all are equal, near 1 if one has all.
 
     G = 1 − 2 Σₖ |φ₍ₖ₎| / Σ|φ| · (N − k + ½) / N, the values in ascending order, k = 1 … N; at most 1 − 1/N. No forward
     passes.
@@ -62,7 +65,7 @@ def sparseness(explanation, *, axis=None):
     e = checked(explanation)
     e = e if axis is None else e.sum(axis=axis)
     shape = e.prediction.shape
-    flat = [np.abs(leaf.values).reshape(*shape, -1) for leaf in leaves(e) if leaf.moves]
+    flat = [np.abs(part.values).reshape(*shape, -1) for part in input_values(e) if part.moves]
     sizes = np.sort(np.concatenate(flat, -1).astype(np.float64), -1)
     count = sizes.shape[-1]
     share = (count - np.arange(count) - 0.5) / count
@@ -70,7 +73,14 @@ def sparseness(explanation, *, axis=None):
         return 1 - 2 * (sizes @ share) / sizes.sum(-1)
 
 
-def pointing_game(explanation, mask, *, by, axis=None, tolerance=0.0):
+def pointing_game(
+    explanation: Explanation,
+    mask: Any,
+    *,
+    by: str,
+    axis: int | tuple[int, ...] | None = None,
+    tolerance: float = 0.0,
+) -> np.ndarray:
     """Whether the largest value of a row lies in its mask. The mean over rows is the accuracy of the pointing game.
 
     No forward passes.
@@ -96,92 +106,46 @@ def pointing_game(explanation, mask, *, by, axis=None, tolerance=0.0):
     e = e if axis is None else e.sum(axis=axis)
     size = {"signed": np.asarray, "absolute": np.abs}[checked_by(by)]
     number(tolerance, "[0, inf]", "a tolerance", 15, "in pixels")
-    shape = e.prediction.shape
-    masks, inside = [], np.zeros(len(e), bool)
-    for path, values, own in walk(e.values, mask):
-        row = values.shape[len(shape) :]
-        own = np.zeros((len(e), *row), bool) if own is None else np.asarray(own)
-        if own.shape != (len(e), *row) or own.dtype != bool:
-            raise ValueError(
-                f"Expected a mask of booleans of shape {(len(e), *row)}{f' for input {path!r}' if path else ''}, "
-                f"received {own.dtype} of shape {own.shape}. Sum the channels with axis=, or compare the mask with 0."
-            )
-        inside |= own.reshape(len(e), -1).any(1)
-        masks.append((size(values), own))
-    if not inside.all():
-        raise ValueError(
-            f"Expected a mask with at least one True for every row, received none for rows "
-            f"{np.flatnonzero(~inside).tolist()[:10]}. Leave out rows without the object: explanation[rows]."
-        )
-    hits = np.empty(shape)
-    for index in np.ndindex(*shape):
-        top = max(values[index].max() for values, _ in masks)
+    lead = e.prediction.shape
+    pairs = _sizes_and_masks(e, mask, size)
+    hits = np.empty(lead)
+    for index in np.ndindex(*lead):
+        top = max(values[index].max() for values, _ in pairs)
         near = [
-            _near(np.argwhere(values[index] == top), np.argwhere(own[index[0]]), tolerance) for values, own in masks
+            _near(np.argwhere(values[index] == top), np.argwhere(inside[index[0]]), tolerance)
+            for values, inside in pairs
         ]
         hits[index] = np.concatenate(near).mean()
     return hits
 
 
-def _near(points, places, tolerance):
-    """Whether each of some points is at most so far from one of the places."""
-    if not len(places):
-        return np.zeros(len(points), bool)
-    return np.array([((places - p) ** 2).sum(1).min() <= tolerance**2 for p in points], bool)
-
-
-# ---- shared by all metrics -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Leaf:
-    """One input of an explanation.
-
-    Attributes:
-        values: (n[, targets], *row).
-        axes: axes of a row in `values`.
-        moves: whether it is among the features: held inputs, whose baseline they are themselves, are not.
-        embedded: whether the values of token ids stand at their embedding.
-    """
-
-    values: np.ndarray
-    axes: tuple
-    moves: bool
-    embedded: bool
-
-
-def leaves(explanation):
-    """The inputs of an explanation, in the order of `walk`."""
-    lead = explanation.prediction.ndim
-    found = []
-    for _, values, inputs, baseline in walk(explanation.values, explanation.inputs, explanation.baseline):
-        held = baseline is not None and baseline.shape == inputs.shape and np.array_equal(baseline, inputs)
-        axes = tuple(range(lead, values.ndim))
-        found.append(Leaf(values, axes, not held, embedded(values.shape[lead:], inputs)))
-    return found
-
-
-def checked(explanation):
-    if not isinstance(explanation, Explanation):
-        raise TypeError(
-            f"Expected an aumann.Explanation, received {type(explanation).__name__}. Give what explain() returned."
+def _sizes_and_masks(
+    e: Explanation, mask: Any, size: Callable[[np.ndarray], np.ndarray]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """For every input the sizes of its values, and its mask (n, *row); raises ValueError if the mask does not fit."""
+    lead = e.prediction.ndim
+    pairs, any_inside = [], np.zeros(len(e), bool)
+    for path, values, inside in walk(e.values, mask):
+        shape = (len(e), *values.shape[lead:])
+        inside = np.zeros(shape, bool) if inside is None else np.asarray(inside)
+        if inside.shape != shape or inside.dtype != bool:
+            raise ValueError(
+                f"Expected a mask of booleans of shape {shape}{f' for input {path!r}' if path else ''}, "
+                f"received {inside.dtype} of shape {inside.shape}. Sum the channels with axis=, or compare the mask "
+                "with 0."
+            )
+        any_inside |= inside.reshape(len(e), -1).any(1)
+        pairs.append((size(values), inside))
+    if not any_inside.all():
+        raise ValueError(
+            f"Expected a mask with at least one True for every row, received none for rows "
+            f"{np.flatnonzero(~any_inside).tolist()[:10]}. Leave out rows without the object: explanation[rows]."
         )
-    return explanation
+    return pairs
 
 
-def checked_by(by):
-    return choice(by, ("signed", "absolute"), "by", "Say whether values count as they are or by size.")
-
-
-def ratio(part, whole):
-    """part / whole; 0 where both vanish, infinity where only the whole does."""
-    with np.errstate(divide="ignore", invalid="ignore"):  # both kinds of zero are answered
-        return np.where(part == 0, 0.0, part / whole)
-
-
-def optional(module, package, what):
-    """A module that only some metrics need."""
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"Expected {package} for {what}, which is not installed. pip install {package}.") from error
+def _near(points: np.ndarray, inside: np.ndarray, tolerance: float) -> np.ndarray:
+    """Whether each of some points (k, axes) is at most so far from one of those inside a mask."""
+    if not len(inside):
+        return np.zeros(len(points), bool)
+    return np.array([((inside - p) ** 2).sum(1).min() <= tolerance**2 for p in points], bool)
