@@ -16,7 +16,7 @@ import numpy as np
 from keras import ops
 
 import aumann
-from aumann.explain.explain import fingerprint
+from aumann.explain.answer import fingerprint
 from benchmarks import networks, record
 from benchmarks.contest import quartiles, race, spread
 from benchmarks.floor import CASES, loop

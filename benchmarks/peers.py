@@ -303,7 +303,7 @@ def contest(case, names, nodes, seconds):
 
     e = explain()
     mine = enter(lambda: explain().values, e.provenance["batch_size"])
-    largest = most(next(iter(method._oracles.values())).width)
+    largest = most(next(iter(method.oracles.values())).width)
     found, rows = {}, []
     for name in names:
         try:

@@ -27,7 +27,7 @@ ARROWS = {
     "explain": set("backends core execution explanation features model user_warnings".split()),
     "explanation": set("bridges features plots report storage".split()),
     "features": {"backends"},
-    "methods": set("backends core execution explain explanation features model user_warnings".split()),
+    "methods": set("arguments backends core execution explain explanation features model user_warnings".split()),
     "metrics": set("arguments backends core explanation features model".split()),
     "model": set("backends core execution features".split()),
     "plots": {"features", "storage"},
@@ -90,6 +90,12 @@ def test_frameworks_are_named_only_in_backends(name, path):
 
 
 PLAIN = ("collections.abc", "dataclasses", "functools", "itertools", "math", "time", "typing")
+
+
+@pytest.mark.parametrize("name, path", list(KNOWN.items()), ids=list(KNOWN))
+def test_warnings_point_at_the_line_of_the_user_in_one_way(name, path):
+    text = path.read_text()
+    assert name == "aumann.user_warnings" or not ("warnings.warn(" in text or "stacklevel" in text)
 
 
 def test_the_core_computes_with_numpy_and_keras_ops_alone():

@@ -118,11 +118,11 @@ def test_a_call_with_other_rows_compiles_nothing(options, monkeypatch):
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(8, "tanh"), keras.layers.Dense(3, "softmax")])
     method = aumann.IntegratedGradients(model, **options)
     method.explain(X[:100] if options else X, 0)  # to a tolerance, others may need nodes that these did not
-    (oracle,) = method._oracles.values()
+    (oracle,) = method.oracles.values()
     monkeypatch.setattr(batching, "LEAST_WORK", math.inf)
     if BACKEND == "tensorflow":
         monkeypatch.setattr(backends.active(), "PATIENCE", math.inf)
-    shapes = {key: set(p.shapes) for key, p in oracle._paces.items()}
+    shapes = {key: set(p.tuner.shapes) for key, p in oracle.programs.compiled.items()}
     with compiling(monkeypatch) as compiled:
         for n in (60, 130, 7, 300, 100):
             method.explain(X[:n], 0)
@@ -130,7 +130,7 @@ def test_a_call_with_other_rows_compiles_nothing(options, monkeypatch):
             method.explain(X[:1], 0)
     assert not compiled
     if not backends.active().dynamic(False):
-        assert shapes == {key: set(p.shapes) for key, p in oracle._paces.items()}
+        assert shapes == {key: set(p.tuner.shapes) for key, p in oracle.programs.compiled.items()}
 
 
 @contextlib.contextmanager
@@ -175,7 +175,8 @@ def test_sizes_that_are_tried_change_no_value(monkeypatch):
     monkeypatch.setattr(backends.active(), "rows_in_flight", lambda *sizes: 16)
     method = aumann.IntegratedGradients(tanh, rule=RULE)
     e = method.explain(X)
-    tried = [p.measured for oracle in method._oracles.values() for p in oracle._paces.values() if p.measured]
+    programs = [p for oracle in method.oracles.values() for p in oracle.programs.compiled.values()]
+    tried = [p.tuner.measured for p in programs if p.tuner.measured]
     if backends.active().dynamic(False):  # elsewhere compiling would have to pay
         assert len(tried[0]) > 1
     assert np.allclose(

@@ -55,7 +55,7 @@ def test_a_copy_is_of_a_model_of_its_own(layer):
     explainer = aumann.IntegratedGradients(model(), layer=layer, **GAUSS)
     before = explainer.explain(X, 1)
     other = copy.deepcopy(explainer)
-    assert other.model is not explainer.model and not other._oracles and explainer._oracles
+    assert other.model is not explainer.model and not other.oracles and explainer.oracles
     for v in other.model.weights:
         v.assign(np.zeros(v.shape))
     assert not np.asarray(other.explain(X, 1).values).any()
@@ -64,7 +64,7 @@ def test_a_copy_is_of_a_model_of_its_own(layer):
 
 def test_a_shallow_copy_shares_what_is_compiled():
     explainer = aumann.IntegratedGradients(model(), **GAUSS)
-    assert copy.copy(explainer)._oracles is explainer._oracles
+    assert copy.copy(explainer).oracles is explainer.oracles
 
 
 def test_a_function_by_name_and_an_embedding():
@@ -85,5 +85,5 @@ def test_a_module_of_torch_keeps_its_layers():
     explainer = aumann.IntegratedGradients(net, layer="1", **GAUSS)
     expected = explainer.explain(X, 1).values
     for copied in (pickle.loads(pickle.dumps(explainer)), copy.deepcopy(explainer)):
-        assert copied.places[0].layer is copied.model[1] and copied.model is not net
+        assert copied.moving_sites[0].layer is copied.model[1] and copied.model is not net
         close(tree.flatten(copied.explain(X, 1).values), tree.flatten(expected))

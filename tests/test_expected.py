@@ -42,7 +42,7 @@ LINEAR, QUADRATIC = (ExpectedGradients(f, samples=4 * M) for f in (linear, quadr
 def like(explainer, **changes):
     """An explainer with other settings that shares what is compiled."""
     other = ExpectedGradients(explainer.model, **changes)
-    other._oracles = explainer._oracles
+    other.oracles = explainer.oracles
     return other
 
 
@@ -50,7 +50,9 @@ def like(explainer, **changes):
 
 
 class Integrand:
-    """(x − b) ∘ g(b + t (x − b)) for a gradient g with interactions, in place of a call of `explain`."""
+    """(x − b) ∘ g(b + t (x − b)) for a gradient g with interactions, in place of a problem and its integral."""
+
+    rows = 1
 
     def __init__(self, m, kinks, weights=None, endless=False, features=6):
         rng = np.random.default_rng(m)
@@ -59,8 +61,9 @@ class Integrand:
         )
         self.weights = np.full(m, 1 / m) if weights is None else weights
         self.kinks, self.m, self.drawn = kinks, m, endless
-        self.starts, self.oracle = SimpleNamespace(count=m), SimpleNamespace(dtype="float64")
-        self.change = lambda rows: (np.zeros((1, 1)), np.full((1, 1), np.inf))
+        self.start_points, self.oracle = SimpleNamespace(count=m), SimpleNamespace(dtype="float64")
+        self.ends = SimpleNamespace(change=lambda rows: (np.zeros((1, 1)), np.full((1, 1), np.inf)))
+        self.how = lambda stopping_rule: stopping_rule
         self.tally = Tally(lambda *_: None)
         nodes = (np.arange(400) + 0.5) / 400
         means = [self.at(np.full(400, j), nodes).mean(0) for j in range(m)]
@@ -71,15 +74,15 @@ class Integrand:
         slope = (z > 0) @ self.h.T if self.kinks else 0.5 * np.cos(z) @ self.h.T
         return (self.x - self.b[which]) * (slope + self.g)
 
-    def integrate(self, rows, rule, once=False):
+    def __call__(self, rows, rule, fixed_shapes=False):
         t, w, which = rule.over(self.m)
         return [((w * self.weights[which]) @ self.at(which, t))[None, None]]
 
     def sample(self, samples, seed):
         explainer = ExpectedGradients(linear, samples=samples, seed=seed)
-        found = explainer._sample(self, np.arange(1), samples)
-        assert found.evaluations <= samples
-        return found.values[0][0, 0], found.standard_error[0][0, 0], found.error[0, 0]
+        result = explainer.sum(self, self)
+        assert result.evaluations <= samples
+        return result.values[0][0, 0], result.standard_error[0][0, 0], result.error[0, 0]
 
 
 @pytest.mark.parametrize("kinks", [False, True])

@@ -157,11 +157,11 @@ def test_large_numbers_arrive():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"steps": 0}, "whole number of steps"),
-        ({"steps": 2.5}, "whole number of steps"),
-        ({"fraction": 1.5}, "fraction within"),
-        ({"distance": -0.1}, "distance within"),
-        ({"distance": "far"}, "distance within"),
+        ({"steps": 0}, "steps to be a whole number"),
+        ({"steps": 2.5}, "steps to be a whole number"),
+        ({"fraction": 1.5}, "fraction in "),
+        ({"distance": -0.1}, "distance in "),
+        ({"distance": "far"}, "distance in "),
     ],
 )
 def test_what_is_refused(options, message):

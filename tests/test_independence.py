@@ -155,7 +155,8 @@ def test_an_explainer_looks_once(monkeypatch):
     from aumann.explain import independence
 
     looks = []
-    monkeypatch.setattr(independence.Look, "evaluate", lambda self, was=independence.Look.evaluate: (
+    check = independence.IndependenceCheck
+    monkeypatch.setattr(check, "evaluate", lambda self, was=check.evaluate: (
         looks.append(self.functions), was(self)))  # fmt: skip
     explainer = aumann.IntegratedGradients(CORE, rule=RULE)
     for target in (0, 1, first_two):

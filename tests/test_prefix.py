@@ -9,7 +9,8 @@ from keras import layers as L
 import aumann
 from aumann import backends
 from aumann.model import affine_prefix as prefix
-from aumann.model.oracle import Leaf
+from aumann.model.oracle import Oracle
+from aumann.model.signature import Leaf
 
 GAUSS = aumann.gauss_legendre(5)
 LINE, PLANE, SPACE = (8, 3), (6, 6, 3), (4, 4, 4, 2)
@@ -89,10 +90,10 @@ def image():
 def both(monkeypatch, model, x, method=aumann.IntegratedGradients, target=0, baseline=0.0, **settings):
     """The explanation with paths of the inputs, and with paths laid as far behind as can be."""
     with monkeypatch.context() as patch:
-        patch.setattr(prefix, "find", lambda oracle: None)
+        patch.setattr(prefix, "find", lambda caller, survey: None)
         plain = method(model, **settings).explain(x, target, baseline)
     with monkeypatch.context() as patch:
-        patch.setattr(prefix, "gain", lambda found, row, number: len(found.layers))
+        patch.setattr(prefix, "gain", lambda found, element: len(found.layers))
         laid = method(model, **settings).explain(x, target, baseline)
     return plain, laid
 
@@ -113,7 +114,7 @@ def same(plain, laid, at="cut"):
 def found(model, row, dtype="float32", output=None):
     """The prefix that is chosen for a model whose one input has rows of a shape."""
     leaf = Leaf("x", np.zeros((1, *row), dtype), "moves")
-    return prefix.Laid(model, np.zeros((1, *row)), [leaf], output).prefix
+    return Oracle(model, np.zeros((1, *row)), [leaf], output).prefix
 
 
 def layers(found):
@@ -122,7 +123,7 @@ def layers(found):
 
 @pytest.fixture
 def as_far_as_can_be(monkeypatch):
-    monkeypatch.setattr(prefix, "gain", lambda found, row, number: len(found.layers))
+    monkeypatch.setattr(prefix, "gain", lambda found, element: len(found.layers))
 
 
 # ---- the table ---------------------------------------------------------------------------------------------------
@@ -137,7 +138,7 @@ def test_every_layer_of_the_table_keeps_a_line_straight(kind):
     row, make = KINDS[kind]
     layer = make()
     scatter(keras.Sequential([L.Input(row), layer]))
-    assert type(layer) is kind and prefix._is_affine(layer)
+    assert type(layer) is kind and prefix.is_affine(layer)
     start, end = draw(2, *row)
 
     def run(x):
@@ -192,7 +193,7 @@ def test_the_batch_size_changes_nothing_and_what_was_done_is_told(monkeypatch, i
     x = draw(3, *PLANE)
     plain, laid = both(monkeypatch, image, x, rule=aumann.gauss_legendre(nodes), batch_size=size)
     same(plain, laid, "cut" if evaluated else None)
-    assert bool(evaluated) == (size > prefix.LEAST)
+    assert bool(evaluated) == (size > prefix.LEAST_NODES)
 
 
 def test_an_affine_model_is_exact_by_any_rule(monkeypatch):
@@ -367,7 +368,7 @@ def test_work_is_a_product_for_each_number_in_that_a_number_out_depends_on(kind)
         shape = tuple(part.compute_output_shape((1, *shape)))[1:]
     if layer not in parts:
         layer.build((None, *row))
-    assert prefix._work(layer, row, tuple(layer.compute_output_shape((1, *row)))[1:]) == products
+    assert prefix.multiply_adds(layer, row, tuple(layer.compute_output_shape((1, *row)))[1:]) == products
 
 
 def test_the_cut_is_where_most_is_saved():

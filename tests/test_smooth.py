@@ -220,7 +220,7 @@ def test_progress():
     "arguments, error, message",
     [
         ({"explainer": quadratic}, TypeError, "Expected a method to smooth, received function"),
-        ({"moment": "median"}, ValueError, "Expected a moment, one of .* received 'median'"),
+        ({"moment": "median"}, ValueError, "Expected moment=.* received 'median'"),
         ({"samples": 1}, ValueError, "Expected samples to be a whole number ≥ 2"),
         ({"seed": 0.5}, ValueError, "Expected seed"),
         ({"noise": -1}, ValueError, "Expected noise ≥ 0"),

@@ -25,20 +25,19 @@ from aumann.transforms import bases, regions, sequences
 if typing.TYPE_CHECKING:  # for editors and type checkers, which do not see what `__getattr__` imports
     from aumann import metrics
     from aumann.core.paths import Blur, Polyline
-    from aumann.explain.explain import CompletenessWarning, ToleranceWarning
+    from aumann.explain.checks import CompletenessWarning, ToleranceWarning
     from aumann.explain.independence import IndependenceWarning
     from aumann.methods.differentiable import attribution
     from aumann.methods.expected import ExpectedGradients
+    from aumann.methods.gradients import InputXGradient, Saliency
     from aumann.methods.guided import GuidedIntegratedGradients
     from aumann.methods.integrated import (
         BlurIntegratedGradients,
         HypotheticalContributions,
         ImportantDirectionGradients,
-        InputXGradient,
         IntegratedDecisionGradients,
         IntegratedGradients,
         MeanGradient,
-        Saliency,
     )
     from aumann.methods.interactions import IntegratedHessians, Interactions
     from aumann.methods.layer import Conductance, InternalInfluence
@@ -93,14 +92,14 @@ __all__ = [
 _LATER = {  # name: the module that defines it, imported when the name is first asked for
     "Blur": "core.paths",
     "BlurIntegratedGradients": "methods.integrated",
-    "CompletenessWarning": "explain.explain",
+    "CompletenessWarning": "explain.checks",
     "Conductance": "methods.layer",
     "ExpectedGradients": "methods.expected",
     "GuidedIntegratedGradients": "methods.guided",
     "HypotheticalContributions": "methods.integrated",
     "ImportantDirectionGradients": "methods.integrated",
     "IndependenceWarning": "explain.independence",
-    "InputXGradient": "methods.integrated",
+    "InputXGradient": "methods.gradients",
     "IntegratedDecisionGradients": "methods.integrated",
     "IntegratedGradients": "methods.integrated",
     "IntegratedHessians": "methods.interactions",
@@ -108,10 +107,10 @@ _LATER = {  # name: the module that defines it, imported when the name is first 
     "InternalInfluence": "methods.layer",
     "MeanGradient": "methods.integrated",
     "Polyline": "core.paths",
-    "Saliency": "methods.integrated",
+    "Saliency": "methods.gradients",
     "SequentialIntegratedGradients": "methods.sequential",
     "Smooth": "methods.smooth",
-    "ToleranceWarning": "explain.explain",
+    "ToleranceWarning": "explain.checks",
     "attribution": "methods.differentiable",
     "input_of": "model.layers",
     "output_of": "model.layers",

@@ -1,4 +1,4 @@
-"""Warnings that point at the line of the user's code that asked, whatever lies between."""
+"""Warnings that point at the line of the user's code that asked, however many calls lie between."""
 
 import os
 import sys

@@ -1,5 +1,10 @@
 """Priors: an attribution in tensors of the active framework, differentiable in the weights, to stand in a loss."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 from keras import ops, random, tree
 from keras.backend import is_float_dtype, standardize_dtype
@@ -8,10 +13,17 @@ from aumann import backends
 from aumann.core.baselines import FIXED
 from aumann.core.paths import straight
 from aumann.core.quadrature import Rule, gauss_legendre
-from aumann.model.oracle import calling_convention
+from aumann.model.signature import calling_convention
 
 
-def attribution(model, inputs, target=None, baseline=0.0, rule=None, seed=None):
+def attribution(
+    model: Any,
+    inputs: Any,
+    target: Any = None,
+    baseline: Any = 0.0,
+    rule: Rule | None = None,
+    seed: random.SeedGenerator | None = None,
+) -> Any:
     """Integrated gradients as tensors that a training loss may hold, φ = Σₖ wₖ (x − x′) ∘ ∂F(x′ + tₖ (x − x′)).
 
     To be called where Keras computes a loss: in `Model.compute_loss` on every backend, in a `tf.GradientTape`, in a
@@ -48,6 +60,26 @@ def attribution(model, inputs, target=None, baseline=0.0, rule=None, seed=None):
     Source: Erion, Janizek, Sturmfels, Lundberg, Lee (2021), Improving performance of deep learning models with
     axiomatic attribution priors and expected gradients.
     """
+    rule = _rule(rule, seed)
+    ends = [ops.convert_to_tensor(x) for x in tree.flatten(inputs)]
+    starts = _starts(inputs, baseline, ends)
+    times, weights = _nodes(rule, seed, ops.shape(ends[0])[0])
+    points, velocities = _points(starts, ends, times)
+    moving = list(velocities)
+    values = _function(model, inputs, target, points, moving, len(weights))
+    phi = [ops.zeros_like(end) for end in ends]
+    slopes = backends.active().slopes(values, [points[i] for i in moving])
+    for i, slope in zip(moving, slopes, strict=True):
+        if slope is not None:
+            slope = ops.reshape(slope, (-1, len(weights), *ends[i].shape[1:]))
+            w = ops.convert_to_tensor(weights, slope.dtype)
+            w = ops.reshape(w, (1, len(weights), *(1,) * (len(slope.shape) - 2)))
+            phi[i] = velocities[i][:, 0] * ops.sum(w * slope, axis=1)
+    return tree.pack_sequence_as(inputs, phi)
+
+
+def _rule(rule: Rule | None, seed: random.SeedGenerator | None) -> Rule:
+    """The rule that was given, or the usual one."""
     if rule is not None and seed is not None:
         raise ValueError(f"Expected a rule or a seed, received rule={rule!r} and a seed. Leave one of them out.")
     if seed is not None and not isinstance(seed, random.SeedGenerator):
@@ -57,50 +89,17 @@ def attribution(model, inputs, target=None, baseline=0.0, rule=None, seed=None):
         raise TypeError(
             f"Expected a rule of derivatives, received {rule!r}. Give one such as aumann.gauss_legendre(8)."
         )
-    ends = [ops.convert_to_tensor(x) for x in tree.flatten(inputs)]
-    starts = _starts(inputs, baseline, ends)
-    moving = [i for i, start in enumerate(starts) if start is not None]
-    rows = ops.shape(ends[0])[0]
-    if seed is None:
-        times, weights = ops.convert_to_tensor(rule.nodes[None], "float32"), rule.weights
-    else:
-        times, weights = random.uniform((rows, 1), dtype="float32", seed=seed), np.ones(1)
-    width = len(weights)
-    points, velocities = list(ends), {}
-    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
-        if start is None:
-            points[i] = ops.repeat(end, width, axis=0)
-            continue
-        t = ops.cast(ops.reshape(times, (-1, width, *(1,) * (len(end.shape) - 1))), end.dtype)
-        point, velocities[i] = straight(ops.expand_dims(start, 1), ops.expand_dims(end, 1), t)
-        points[i] = ops.reshape(point, (-1, *end.shape[1:]))
-    call = calling_convention(model, inputs)
-
-    def values(moved):
-        fed = list(points)
-        for i, point in zip(moving, moved, strict=True):
-            fed[i] = point
-        args, kwargs = call(tree.pack_sequence_as(inputs, fed))
-        return _scalar(model(*args, **kwargs), target, width)
-
-    phi = [ops.zeros_like(end) for end in ends]
-    slopes = backends.active().slopes(values, [points[i] for i in moving])
-    for i, slope in zip(moving, slopes, strict=True):
-        if slope is not None:
-            slope = ops.reshape(slope, (-1, width, *ends[i].shape[1:]))
-            w = ops.reshape(ops.convert_to_tensor(weights, slope.dtype), (1, width, *(1,) * (len(slope.shape) - 2)))
-            phi[i] = velocities[i][:, 0] * ops.sum(w * slope, axis=1)
-    return tree.pack_sequence_as(inputs, phi)
+    return rule
 
 
-def _starts(inputs, baseline, ends):
+def _starts(inputs: Any, baseline: Any, ends: list) -> list:
     """A tensor for each input that moves, of its shape and dtype; None for those held still."""
-    given = [baseline] * len(ends)
+    baselines = [baseline] * len(ends)
     if isinstance(inputs, (list, tuple, dict)) and isinstance(baseline, (list, tuple, dict)):
         tree.assert_same_structure(inputs, baseline)
-        given = tree.flatten(baseline)
-    starts = []
-    for start, end in zip(given, ends, strict=True):
+        baselines = tree.flatten(baseline)
+    starts: list[Any] = []
+    for start, end in zip(baselines, ends, strict=True):
         if isinstance(start, str) and start == FIXED:
             starts.append(None)
             continue
@@ -115,7 +114,42 @@ def _starts(inputs, baseline, ends):
     return starts
 
 
-def _scalar(outputs, target, width):
+def _nodes(rule: Rule, seed: random.SeedGenerator | None, rows: Any) -> tuple[Any, np.ndarray]:
+    """Nodes (1 or rows, nodes) and weights (nodes,): those of the rule, or one drawn for each row."""
+    if seed is None:
+        return ops.convert_to_tensor(rule.nodes[None], "float32"), rule.weights
+    return random.uniform((rows, 1), dtype="float32", seed=seed), np.ones(1)
+
+
+def _points(starts: list, ends: list, times: Any) -> tuple[list, dict[int, Any]]:
+    """For each input the points of all paths (rows · nodes, …), and by input that moves the velocities."""
+    width = times.shape[1]
+    points, velocities = [], {}
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        if start is None:
+            points.append(ops.repeat(end, width, axis=0))
+            continue
+        t = ops.cast(ops.reshape(times, (-1, width, *(1,) * (len(end.shape) - 1))), end.dtype)
+        point, velocities[i] = straight(ops.expand_dims(start, 1), ops.expand_dims(end, 1), t)
+        points.append(ops.reshape(point, (-1, *end.shape[1:])))
+    return points, velocities
+
+
+def _function(model: Any, inputs: Any, target: Any, points: list, moving: list[int], width: int) -> Callable:
+    """F of the inputs that move, the others being what `points` has for them."""
+    arguments = calling_convention(model, inputs)
+
+    def values(moved: list) -> Any:
+        tensors = list(points)
+        for i, point in zip(moving, moved, strict=True):
+            tensors[i] = point
+        args, kwargs = arguments(tree.pack_sequence_as(inputs, tensors))
+        return _scalar(model(*args, **kwargs), target, width)
+
+    return values
+
+
+def _scalar(outputs: Any, target: Any, width: int) -> Any:
     """F at the points of every row, (n · width,)."""
     if callable(target):
         return target(outputs)

@@ -1,30 +1,39 @@
-"""Expected gradients: attributions averaged over baselines and places on the path, both drawn at random.
+"""Expected gradients: attributions averaged over baselines and nodes of the path, both drawn at random.
 
 The mean over m baselines of integrals over t is a sum over groups of s baselines. A *visit* of a group estimates its
-part: every baseline of it at one place (or more) of the path, the places stratified over the group. Groups tell how
-much baselines differ, and two visits of one group how much places do; a design is how many there are of each:
+part: every baseline of it at one node (or more) of the path, the nodes stratified over the group. Groups tell how
+much baselines differ, and two visits of one group how much nodes do; a design is how many there are of each:
 
 - few samples, up to a quarter of the baselines: as many distinct baselines, each once. The variance between groups is
   that of the mean, or a little more, for a finite set is drawn without replacement;
 - up to twice as many as baselines: two visits of as many groups as that pays for, a half at least, and one of the
-  others. With all baselines in, only what places differ by is left;
-- more: every baseline at as many places, in two visits or more, in each of which the places of a baseline are strata
+  others. With all baselines in, only what nodes differ by is left;
+- more: every baseline at as many nodes, in two visits or more, in each of which the nodes of a baseline are strata
   of their own, so that the error falls faster than 1/√samples.
 """
 
+from __future__ import annotations
+
 import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 import numpy as np
 
+from aumann import arguments
 from aumann.core import baselines
 from aumann.core.engine import rounded_up
 from aumann.core.moments import RunningMoments
 from aumann.core.quadrature import stratified
 from aumann.core.refinement import Refined, missed, size
+from aumann.explain.integral import Integral
+from aumann.explain.problem import Problem
+from aumann.explain.result import Result
+from aumann.explanation import Explanation
 from aumann.features import tables
-from aumann.methods.integrated import Method, tolerance_or, whole
+from aumann.methods.base import Method
+from aumann.methods.signatures import Options
 
 TOLERANCE = 0.2
 MAX_EVALUATIONS = 2000
@@ -39,7 +48,7 @@ class ExpectedGradients(Method):
 
     The same as `IntegratedGradients` averaged over all the baselines of the set, at the cost of `samples` gradients a
     row instead of m · len(rule). Baselines are drawn without replacement, rows of several inputs together, each at
-    places of its own on the path. `Explanation.standard_error` has the standard error of every value: the standard
+    nodes of its own on the path. `Explanation.standard_error` has the standard error of every value: the standard
     deviation over seeds, unbiased in the square except up to m / 4 samples, where it is up to 15 % too large.
     `error` is 2 · Σ standard errors / Σ |values| of a row, or what the values miss of F(x) − F(x′) if that is more.
 
@@ -48,13 +57,11 @@ class ExpectedGradients(Method):
     rows of a call, and do not depend on their number or on the batch size.
 
     Args:
-        model, output, layer: as for `IntegratedGradients`.
         samples: gradients a row, at most. Whole groups of baselines are visited, which may leave a few unused.
         tolerance: error of a row at which it is done, instead of a number of samples; 0.2 where neither is given. A
             row whose samples do not suffice is sampled anew with as many as should.
         max_evaluations: with a tolerance, gradients spent on a row at most, 2000 unless given.
-        seed: whole number ≥ 0, of a generator of the call's own.
-        execution: as for `IntegratedGradients`.
+        seed: whole number ≥ 0, of a random generator that is made for the call.
 
     Source: Erion, Janizek, Sturmfels, Lundberg, Lee (2021), Improving performance of deep learning models with
     axiomatic attribution priors and expected gradients.
@@ -62,24 +69,21 @@ class ExpectedGradients(Method):
 
     def __init__(
         self,
-        model,
+        model: Any,
         *,
-        output=None,
-        layer=None,
-        samples=None,
-        tolerance=None,
-        max_evaluations=None,
-        seed=0,
-        **execution,
-    ):
-        super().__init__(model, output=output, layer=layer, **execution)
-        self.samples = None if samples is None else whole(samples, 2, "samples", 200)
-        self.tolerance = tolerance_or("samples", samples, tolerance, max_evaluations, TOLERANCE)
-        most = MAX_EVALUATIONS if max_evaluations is None else max_evaluations
-        self.max_evaluations = whole(most, 2, "max_evaluations", MAX_EVALUATIONS)
-        self.seed = whole(seed, 0, "seed", 0)
+        samples: int | None = None,
+        tolerance: float | None = None,
+        max_evaluations: int | None = None,
+        seed: int = 0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, **options)
+        self.samples = None if samples is None else arguments.whole(samples, 2, "samples", 200)
+        self.tolerance = arguments.tolerance_or("samples", samples, tolerance, max_evaluations, TOLERANCE)
+        self.max_evaluations = arguments.max_evaluations(max_evaluations, MAX_EVALUATIONS, 2)
+        self.seed = arguments.whole(seed, 0, "seed", 0)
 
-    def explain(self, inputs, target=None, baseline=0.0, progress=None):
+    def explain(self, inputs: Any, target: Any = None, baseline: Any = 0.0, progress: Any = None) -> Explanation:
         """Attributions of every input feature of every row, and the standard error of each.
 
         Args:
@@ -97,77 +101,81 @@ class ExpectedGradients(Method):
         """
         return super().explain(inputs, target, baseline, progress)
 
-    def call(self, inputs, target=None, baseline=0.0, progress=None):
+    def problem(self, inputs: Any, target: Any = None, baseline: Any = 0.0) -> Problem:
         drawn, count = _is_distribution(baseline), self.samples or self.max_evaluations
         if drawn:
             baseline = baselines.weighted(baseline(np.random.default_rng(self.seed), count))
         elif _is_background(baseline, inputs):
             baseline = baselines.weighted(baseline)
-        call = super().call(inputs, target, baseline, progress)
-        if drawn and call.starts.count != count:
+        problem = super().problem(inputs, target, baseline)
+        if drawn and problem.start_points.count != count:
             raise ValueError(
-                f"Expected {count} rows from baseline(rng, {count}), received {call.starts.count}. Return as many rows "
-                "as are asked for, on the first axis."
+                f"Expected {count} rows from baseline(rng, {count}), received {problem.start_points.count}. Return as "
+                "many rows as are asked for, on the first axis."
             )
-        call.drawn = drawn
-        return call
+        return replace(problem, drawn=drawn)
 
-    def sum(self, call):
-        call.exactness = {"rule": "stratified draws", "seed": self.seed}
+    def sum(self, problem: Problem, integrate: Integral) -> Result:
+        stopping_rule = {"rule": "stratified draws", "seed": self.seed}
         if self.samples is not None:
-            call.exactness |= {"samples": self.samples}
-            return self._sample(call, np.arange(call.rows), self.samples)
-        call.exactness |= {"tolerance": self.tolerance, "max_evaluations": self.max_evaluations}
-        call.tolerance = self.tolerance
-        return self._refine(call)
+            stopping_rule |= {"samples": self.samples}
+            done = self._sample(problem, integrate, np.arange(problem.rows), self.samples)
+        else:
+            stopping_rule |= {"tolerance": self.tolerance, "max_evaluations": self.max_evaluations}
+            done = self._refine(problem, integrate)
+        return Result.of(done, integrate.how(stopping_rule))
 
-    def _sample(self, call, rows, samples):
+    def _sample(self, problem: Problem, integrate: Integral, rows: np.ndarray, samples: int) -> Refined:
         """`Refined` of some rows by one design."""
-        m = call.starts.count
-        plan = design(samples, m, call.drawn)
+        m = problem.start_points.count
+        plan = design(samples, m, problem.drawn)
         rng = np.random.default_rng((self.seed, samples))
         groups = np.array_split(rng.permutation(m)[: plan.baselines], len(plan.visits))
-        between, places = RunningMoments(), RunningMoments()
-        call.tally.announce(plan.samples * len(rows))
+        of_groups, of_visits = RunningMoments(), RunningMoments()  # the groups' parts; two visits of one group
+        integrate.tally.announce(plan.samples * len(rows))
         for which, visits in zip(groups, plan.visits, strict=True):
-            own = RunningMoments()
+            group = RunningMoments()
             for _ in range(visits):
                 rule = stratified(rng, which, plan.positions, m / plan.baselines)
-                own.add(call.integrate(rows, rule, once=self.samples is not None))
-            between.add(own.mean)
+                group.add(integrate(rows, rule, fixed_shapes=self.samples is not None))
+            of_groups.add(group.mean)
             if visits > 1:
-                places.add(own.variance())
+                of_visits.add(group.variance())
         r = len(groups)
-        if places.count:  # what places leave, and beside it what baselines do that were not drawn
-            left = sum(1 / v for v in plan.visits)
-            part = 1 - plan.baselines / m
-            variance = [left * p for p in places.mean]
-            if part:
-                variance = [
-                    v + part * np.maximum(r * b - v, 0) for v, b in zip(variance, between.variance(), strict=True)
-                ]
-        else:
-            variance = [r * b for b in between.variance()]
-        dtype = call.oracle.dtype
-        values = [(r * v).astype(dtype) for v in between.mean]
+        variance = _variance(plan, m, of_groups, of_visits)
+        dtype = problem.oracle.dtype
+        values = [(r * v).astype(dtype) for v in of_groups.mean]
         deviations = [np.sqrt(v).astype(dtype) for v in variance]
-        return _judged(values, deviations, call.change(rows), np.full(len(rows), plan.samples))
+        return _judged(values, deviations, integrate.ends.change(rows), np.full(len(rows), plan.samples))
 
-    def _refine(self, call):
+    def _refine(self, problem: Problem, integrate: Integral) -> Refined:
         """`Refined` of every row by the first design that is good enough, or by the last that could be paid for."""
-        most, m, done = self.max_evaluations, call.starts.count, None
-        want = np.full(call.rows, min(PILOT, most, m if call.drawn else most))
+        most, m, done = self.max_evaluations, problem.start_points.count, None
+        want = np.full(problem.rows, min(PILOT, most, m if problem.drawn else most))
         while want.any():
             for count in map(int, np.unique(want[want > 0])):
-                here = np.flatnonzero(want == count)
-                found = self._sample(call, here, count)
+                rows = np.flatnonzero(want == count)
+                sampled = self._sample(problem, integrate, rows, count)
                 if done is None:  # every row
-                    done = found
+                    done = sampled
                 else:
-                    done.put(here, found)
-                left = most - done.evaluations[here]
-                want[here] = _next(count, m, done.error[here].max(1) / self.tolerance, left)
+                    done.put(rows, sampled)
+                left = most - done.evaluations[rows]
+                want[rows] = _next(count, m, done.error[rows].max(1) / self.tolerance, left)
         return done
+
+
+def _variance(plan: Design, m: int, of_groups: RunningMoments, of_visits: RunningMoments) -> list[np.ndarray]:
+    """Of the sum of the groups' parts: what nodes leave, and beside it what baselines do that were not drawn."""
+    r = len(plan.visits)
+    if not of_visits.count:
+        return [r * b for b in of_groups.variance()]
+    left = sum(1 / v for v in plan.visits)
+    part = 1 - plan.baselines / m
+    variance = [left * p for p in of_visits.mean]
+    if part:
+        variance = [v + part * np.maximum(r * b - v, 0) for v, b in zip(variance, of_groups.variance(), strict=True)]
+    return variance
 
 
 @dataclass(frozen=True)
@@ -176,11 +184,11 @@ class Design:
 
     baselines: int
     positions: int
-    visits: tuple
+    visits: tuple[int, ...]
     samples: int
 
 
-def design(samples, m, endless=False):
+def design(samples: int, m: int, endless: bool = False) -> Design:
     """What to do with so many samples and m baselines; with an endless supply of them, none is visited twice."""
     if samples >= 2 * m and not endless:
         r = _groups(m)
@@ -200,17 +208,17 @@ def design(samples, m, endless=False):
     return max(plans, key=lambda plan: (plan.samples, plan.baselines))
 
 
-def _counts(count):
+def _counts(count: int) -> range:
     """Numbers of groups that so many baselines may come in."""
     return range(min(GROUPS, count), min(GROUPS // 2, count) - 1, -1)
 
 
-def _groups(count):
+def _groups(count: int) -> int:
     """As many as leave the fewest baselines over."""
     return max(_counts(count), key=lambda r: count // r * r)
 
 
-def _next(count, m, ratio, left):
+def _next(count: int, m: int, ratio: np.ndarray, left: np.ndarray) -> np.ndarray:
     """Samples of the next design of each row, 0 where it is done or where what is left does not pay for one.
 
     The error falls as 1/√samples until every baseline is in, and at least as 1/samples from there, where it drops.
@@ -225,11 +233,16 @@ def _next(count, m, ratio, left):
     return np.where((ratio > 1) & (want >= 1.25 * count), want, 0)
 
 
-def _judged(values, deviations, change, evaluations):
+def _judged(
+    values: list[np.ndarray],
+    deviations: list[np.ndarray],
+    change: tuple[np.ndarray, np.ndarray],
+    evaluations: np.ndarray,
+) -> Refined:
     """With the errors of rows: those of the sampling, or what the values are known to miss of F(x) − F(x′)."""
     sizes, spreads = ([size(a) for a in arrays] for arrays in (values, deviations))
 
-    def relative(left, mass):
+    def relative(left: np.ndarray, mass: np.ndarray) -> np.ndarray:
         return np.divide(left, mass, out=np.where(left > 0, np.inf, 0 * left), where=mass > 0)
 
     off = missed(values, slice(None), *change)
@@ -238,7 +251,7 @@ def _judged(values, deviations, change, evaluations):
     return Refined(values, error, parts, evaluations, deviations)
 
 
-def _is_distribution(baseline):
+def _is_distribution(baseline: Any) -> bool:
     """Whether a function wants (rng, count), and not (inputs)."""
     if not callable(baseline) or isinstance(baseline, type):
         return False
@@ -249,7 +262,7 @@ def _is_distribution(baseline):
     return sum(p.kind <= p.POSITIONAL_OR_KEYWORD and p.default is p.empty for p in parameters) == 2
 
 
-def _is_background(baseline, inputs):
+def _is_background(baseline: Any, inputs: Any) -> bool:
     """Whether arrays have an axis of baselines where the inputs have that of rows."""
     if isinstance(inputs, dict) and isinstance(baseline, dict):
         pairs = [(baseline[k], x) for k, x in inputs.items() if k in baseline]
@@ -262,7 +275,7 @@ def _is_background(baseline, inputs):
     return any(tables.columns(b) is not None or 0 < _axes(b) == _axes(x) for b, x in pairs)
 
 
-def _axes(x):
+def _axes(x: Any) -> int:
     """Axes of an array-like; 0 for a list of several inputs, which are no array."""
     several = isinstance(x, (list, tuple)) and not all(isinstance(y, (int, float, list, tuple)) for y in x)
     return 0 if several or isinstance(x, dict) else baselines.axes(x)

@@ -1,16 +1,26 @@
-"""Guided integrated gradients: the path of every row is found on the way, where slopes are small.
+"""Guided integrated gradients: the path of every row is chosen step by step, where slopes are small.
 
 The paths of many rows are walked side by side: a step takes one gradient of each, in one batch, and what it decides is
 decided for all rows at once.
 """
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable
+from typing import Any, Unpack
 
 import numpy as np
 from keras import ops
 
-from aumann.core.refinement import Refined
-from aumann.methods.integrated import Method
+from aumann import arguments
+from aumann.explain.endpoints import Endpoints
+from aumann.explain.integral import Integral
+from aumann.explain.problem import Problem
+from aumann.explain.result import Result
+from aumann.methods.base import Method
+from aumann.methods.signatures import Options
+from aumann.model.oracle import Oracle
 
 CACHE = 1 << 15  # numbers that arithmetic on the host is done with at a time: four times as fast as all of them
 CLOSE = 1e-9  # of the whole distance: what is left to go may be rounding
@@ -31,7 +41,6 @@ class GuidedIntegratedGradients(Method):
     `batch_size`, the number of rows that walk side by side.
 
     Args:
-        model, output, layer, execution: as for `IntegratedGradients`.
         steps: pieces of equal length, in the L1 distance, that the path is made of.
         fraction: share of the features, the least sensitive ones, that are moved at a time, in [0, 1]; with 1, and
             with distance 0, the path is straight.
@@ -43,106 +52,126 @@ class GuidedIntegratedGradients(Method):
     Source: Kapishnikov et al. (2021), Guided Integrated Gradients: an Adaptive Path Method for Removing Noise.
     """
 
-    def __init__(self, model, *, output=None, layer=None, steps=200, fraction=0.25, distance=0.02, **execution):
-        super().__init__(model, output=output, layer=layer, **execution)
-        if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
-            raise ValueError(f"Expected a whole number of steps ≥ 1, received {steps!r}. Give for example 200.")
-        for name, share in (("fraction", fraction), ("distance", distance)):
-            if isinstance(share, bool) or not isinstance(share, (int, float, np.number)) or not 0 <= share <= 1:
-                raise ValueError(f"Expected {name} within [0, 1], received {share!r}. Give a share, as 0.1.")
-        self.steps, self.fraction, self.distance = int(steps), float(fraction), float(distance)
+    def __init__(
+        self,
+        model: Any,
+        *,
+        steps: int = 200,
+        fraction: float = 0.25,
+        distance: float = 0.02,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, **options)
+        self.steps = arguments.whole(steps, 1, "steps", 200)
+        self.fraction = arguments.number(fraction, "[0, 1]", "fraction", 0.25)
+        self.distance = arguments.number(distance, "[0, 1]", "distance", 0.02)
 
-    def sum(self, call):
-        m, k = call.starts.count, call.index.shape[1]
-        call.tally.expect(call.rows * m * k * (self.steps + 1))
-        values = call.device_pool.divide(functools.partial(self._walk, call), np.arange(call.rows), call.tally)
-        call.places = np.linspace(0, 1, 65)
-        call.exactness = {"steps": self.steps, "fraction": self.fraction, "distance": self.distance}
-        spent = np.full(call.rows, m * k * (self.steps + 1))
-        return Refined([v.astype(call.oracle.dtype) for v in values], None, None, spent)
+    def sum(self, problem: Problem, integrate: Integral) -> Result:
+        walks = problem.start_points.count * len(problem.columns)
+        integrate.tally.expect(problem.rows * walks * (self.steps + 1))
+        walk = functools.partial(self._walk, problem, integrate.ends)
+        values = integrate.divide(walk, np.arange(problem.rows))
+        how = integrate.how({"steps": self.steps, "fraction": self.fraction, "distance": self.distance})
+        spent = np.full(problem.rows, walks * (self.steps + 1))
+        return Result([v.astype(problem.oracle.dtype) for v in values], spent, how)
 
-    def _walk(self, call, chosen, tally):
-        """Values of some rows: for each point (rows, targets, *row)."""
-        o, m, k = call.oracle, call.starts.count, call.index.shape[1]
-        slopes = o.compiled("gradients", call.functions)
+    def _walk(self, problem: Problem, ends: Endpoints, chosen: np.ndarray, tally: Callable) -> list[np.ndarray]:
+        """Values of some rows: for each moving input (rows, targets, *row)."""
+        o, starts = problem.oracle, problem.start_points
+        m, k = starts.count, len(problem.columns)
+        slopes = o.programs.slopes(problem.functions)
         values = [np.zeros((len(chosen), k, *shape)) for shape in o.shapes]
         walks = len(chosen) * m * k
-        for walk, real in o.pace("gradients", call.functions).groups(walks):
-            here, j, target = walk // (m * k), walk // k % m, walk % k
-            rows = chosen[here]
-            ends, side = call.load(rows)
-            index = ops.convert_to_tensor(call.index[rows % len(call.index), target][:, None].astype("int32"))
+        for walk, real in slopes.tuner.groups(walks):
+            which, baseline, target = walk // (m * k), walk // k % m, walk % k
+            rows = chosen[which]
+            inputs, side = problem.load(rows)
+            index = ends.positions[rows % len(ends.positions), target][:, None]
+            index = ops.convert_to_tensor(index.astype("int32"))
 
-            def gradient(points, side=side, index=index, real=real):
-                points = [ops.convert_to_tensor(p) for p in self._cut(points, o.shapes, o.dtype)]
+            def gradient(features: np.ndarray, side: list = side, index: Any = index, real: int = real) -> np.ndarray:
+                points = [ops.convert_to_tensor(p) for p in _cut(features, o.shapes, o.dtype)]
                 _, columns = slopes(points, side, index)
                 tally(real)
-                return self._join([p * 0 if c[0] is None else c[0] for p, c in zip(points, columns, strict=True)], o)
+                return _join([p * 0 if c[0] is None else c[0] for p, c in zip(points, columns, strict=True)], o)
 
-            start, end = (self._join(p, o).astype("float64") for p in (call.start_points(rows, j), ends))
+            start, end = (_join(p, o).astype("float64") for p in (problem.load_starts(rows, baseline), inputs))
             with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told of the values
                 shares = walked(gradient, start, end, self.steps, self.fraction, self.distance)
-            weights = call.starts.weights[rows % len(call.starts.weights), j]
-            for value, share in zip(values, self._cut(shares * weights[:, None], o.shapes, "float64"), strict=True):
-                np.add.at(value, (here[:real], target[:real]), share[:real])
+            weights = starts.weights[rows % len(starts.weights), baseline]
+            for value, share in zip(values, _cut(shares * weights[:, None], o.shapes, "float64"), strict=True):
+                np.add.at(value, (which[:real], target[:real]), share[:real])
         return values
 
-    @staticmethod
-    def _join(points, oracle):
-        """The features of all points side by side, on the host: (rows, features)."""
-        return np.concatenate([oracle.backend.host(p).reshape(len(p), -1) for p in points], axis=1)
 
-    @staticmethod
-    def _cut(features, shapes, dtype):
-        """And back."""
-        ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
-        return [
-            np.ascontiguousarray(part.reshape(len(part), *shape), dtype)
-            for part, shape in zip(np.split(features, ends, axis=1), shapes, strict=True)
-        ]
+def _join(points: list, oracle: Oracle) -> np.ndarray:
+    """The features of all moving inputs side by side, on the host: (rows, features)."""
+    return np.concatenate([oracle.backend.host(p).reshape(len(p), -1) for p in points], axis=1)
 
 
-def walked(gradient, start, end, steps, fraction, distance):
+def _cut(features: np.ndarray, shapes: list[tuple], dtype: str) -> list[np.ndarray]:
+    """The features of each moving input, in its shape: the inverse of `_join`."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
+    return [
+        np.ascontiguousarray(part.reshape(len(part), *shape), dtype)
+        for part, shape in zip(np.split(features, ends, axis=1), shapes, strict=True)
+    ]
+
+
+def walked(
+    gradient: Callable, start: np.ndarray, end: np.ndarray, steps: int, fraction: float, distance: float
+) -> np.ndarray:
     """Attributions along the guided paths of rows: (rows, features).
 
     Args:
         gradient: (rows, features) -> the slopes there.
         start, end: (rows, features).
+        steps, fraction, distance: as for `GuidedIntegratedGradients`.
     """
-    way = end - start
-    whole = np.abs(way).sum(1)
-    here, values, slopes = start, np.zeros_like(start), gradient(start)
+    whole_way = end - start
+    length = np.abs(whole_way).sum(1)
+    points, values, slopes = start, np.zeros_like(start), gradient(start)
     blocks = np.array_split(np.arange(len(end)), max(1, min(len(end), end.size // CACHE)))
+    blocks = [slice(b[0], b[-1] + 1) for b in blocks]
     for step in range(1, steps + 1):
-        before, here = here, np.empty_like(here)
-        for rows in (slice(b[0], b[-1] + 1) for b in blocks):
-            now = before[rows], np.abs(slopes[rows]), end[rows], way[rows], whole[rows]
-            here[rows] = _advanced(*now, step / steps, fraction, distance)
-        following = gradient(here)
-        for rows in (slice(b[0], b[-1] + 1) for b in blocks):
-            values[rows] += (here[rows] - before[rows]) * (slopes[rows] + following[rows]) / 2
+        before, points = points, np.empty_like(points)
+        for rows in blocks:
+            now = before[rows], np.abs(slopes[rows]), end[rows], whole_way[rows], length[rows]
+            points[rows] = _advanced(*now, step / steps, fraction, distance)
+        following = gradient(points)
+        for rows in blocks:
+            values[rows] += (points[rows] - before[rows]) * (slopes[rows] + following[rows]) / 2
         slopes = following
     return values
 
 
-def _advanced(here, steep, end, way, whole, time, fraction, distance):
-    """Points that are nearer to the end, by the least steep features: 1 − time of the whole distance is left."""
+def _advanced(
+    points: np.ndarray,
+    steepness: np.ndarray,
+    end: np.ndarray,
+    whole_way: np.ndarray,
+    length: np.ndarray,
+    time: float,
+    fraction: float,
+    distance: float,
+) -> np.ndarray:
+    """Points that are nearer to the end, by the least steep features: 1 − time of the whole length is left."""
     ahead, behind = min(time + distance, 1), max(time - distance, 0)
-    front = end - (1 - ahead) * way  # exactly the end where `ahead` is 1
-    back = end - (1 - behind) * way
-    here = np.where((here - back) * way < 0, back, here)  # nobody lags
-    order = int(fraction * (here.shape[1] - 1))
-    todo = np.arange(len(here))
+    front = end - (1 - ahead) * whole_way  # exactly the end where `ahead` is 1
+    back = end - (1 - behind) * whole_way
+    points = np.where((points - back) * whole_way < 0, back, points)  # no feature stays behind `distance`
+    order = int(fraction * (points.shape[1] - 1))
+    todo = np.arange(len(points))
     while len(todo):
-        x, goal = here[todo], front[todo]
-        gap = np.abs(end[todo] - x).sum(1) - (1 - time) * whole[todo]
+        x, goal = points[todo], front[todo]
+        gap = np.abs(end[todo] - x).sum(1) - (1 - time) * length[todo]
         free = x != goal
-        rank = np.where(free, steep[todo], np.inf)
+        rank = np.where(free, steepness[todo], np.inf)
         threshold = np.partition(rank, order, axis=1)[:, order, None]
         stride = np.where(free & (rank <= threshold), goal - x, 0)
         reach = np.abs(stride).sum(1)
-        going = (gap > CLOSE * whole[todo]) & (reach > 0)
+        going = (gap > CLOSE * length[todo]) & (reach > 0)
         part = np.divide(gap, reach, out=np.zeros_like(gap), where=going)[:, None]
-        here[todo] = np.where((part >= 1) & (stride != 0), goal, x + part * stride)
+        points[todo] = np.where((part >= 1) & (stride != 0), goal, x + part * stride)
         todo = todo[going & (part[:, 0] > 1)]
-    return here
+    return points

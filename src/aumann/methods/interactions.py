@@ -12,28 +12,38 @@ The product t = αβ of two uniform numbers has the density −ln t, so that one
 of a function of as many numbers as are asked for: features that share a v are a group.
 """
 
-import copy
+from __future__ import annotations
+
 import dataclasses
+import functools
 import math
+from collections.abc import Callable, Mapping
+from typing import Any, Unpack
 
 import numpy as np
-from keras import ops, tree
+from keras import ops
 
+from aumann import arguments
 from aumann.core import engine, refinement
 from aumann.core.quadrature import LogRule, gauss_legendre, log_gauss
 from aumann.core.secant import ROUNDING
 from aumann.execution.batching import BatchTuner, MemoryBudget
-from aumann.explain.explain import CompletenessWarning
+from aumann.execution.progress import Tally
+from aumann.explain.checks import CompletenessWarning
+from aumann.explain.endpoints import Endpoints
+from aumann.explain.integral import Integral
+from aumann.explain.problem import Problem
+from aumann.explain.result import Result
 from aumann.explanation import Explanation
-from aumann.features.axes import feature_labels
-from aumann.features.groups import group_labels
-from aumann.features.nested import walk
-from aumann.methods.integrated import TOLERANCE, Method, tolerance_or
+from aumann.methods.base import TOLERANCE, Method
+from aumann.methods.chosen import Chosen, choose
+from aumann.methods.signatures import Options
+from aumann.model.oracle import Oracle
+from aumann.model.signature import is_foreign
 from aumann.user_warnings import warn
 
 FIRST = 4  # nodes of the first sum
 MAX_EVALUATIONS = 124  # 4 + 8 + 16 + 32 + 64 nodes
-WIDEST = 2048  # features of a full matrix
 FLIGHT = 1 << 24  # numbers of Γ that one batch makes
 
 
@@ -44,7 +54,7 @@ class Interactions:
     Attributes:
         values: (n[, targets], chosen, features); Γᵢⱼ is half of what i and j are worth together for i ≠ j, Γⱼᵢ being
             the other, and what i is worth by itself for i = j. All features: a symmetric matrix that sums to
-            F(x) − F(x′). Features are those of all inputs that move, laid end to end, or their groups.
+            F(x) − F(x′). Features are those of all inputs that move, flattened, or their groups.
         features: the name of each feature or group.
         chosen: (chosen,) positions among the features.
         residual: (n[, targets], chosen), Σⱼ Γᵢⱼ − φᵢ.
@@ -58,21 +68,21 @@ class Interactions:
     residual: np.ndarray
     explanation: Explanation
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("values", "chosen", "residual"):
             getattr(self, name).flags.writeable = False
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, rows):
+    def __getitem__(self, rows: Any) -> Interactions:
         """The interactions of some rows: an int (the axis of rows stays), a slice, int array or boolean mask."""
         index = np.atleast_1d(np.arange(len(self))[rows])
         return dataclasses.replace(
             self, values=self.values[index], residual=self.residual[index], explanation=self.explanation[index]
         )
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         e = self.explanation
         return (
             f"Interactions of {len(self)} rows: {len(self.chosen)} × {len(self.features)} features, rule "
@@ -80,44 +90,57 @@ class Interactions:
         )
 
     @property
-    def main(self):
+    def main(self) -> np.ndarray:
         """Γᵢᵢ (n[, targets], chosen): what each feature is worth by itself."""
         return self.values[..., np.arange(len(self.chosen)), self.chosen]
 
     @property
-    def attributions(self):
+    def attributions(self) -> np.ndarray:
         """Σⱼ Γᵢⱼ (n[, targets], chosen): integrated gradients of the features or groups."""
         return self.values.sum(-1, dtype=np.float64)
 
     @property
-    def prediction(self):
+    def prediction(self) -> np.ndarray:
         """F(x), shape (n[, targets])."""
         return self.explanation.prediction
 
     @property
-    def base_value(self):
+    def base_value(self) -> np.ndarray:
         """F(x′), shape (n[, targets])."""
         return self.explanation.base_value
 
     @property
-    def error(self):
+    def error(self) -> np.ndarray | None:
         """Estimated relative L1 error of a row's values, (n[, targets]); None for a rule."""
         return self.explanation.error
 
     @property
-    def converged(self):
+    def converged(self) -> np.ndarray | None:
         """Whether each row met the tolerance, (n[, targets]); None for a rule."""
         return self.explanation.converged
 
     @property
-    def evaluations(self):
+    def evaluations(self) -> np.ndarray:
         """Hessian-vector products and gradients spent on each row, (n,)."""
         return self.explanation.evaluations
 
     @property
-    def provenance(self):
+    def provenance(self) -> Mapping[str, Any]:
         """How the values came about."""
         return self.explanation.provenance
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class InteractionResult(Result):
+    """The values of every row, and with them Γ.
+
+    Attributes:
+        interactions: Γ, (n, targets, chosen, features).
+        residual: (n, targets, chosen), Σⱼ Γᵢⱼ − φᵢ.
+    """
+
+    interactions: np.ndarray
+    residual: np.ndarray
 
 
 class IntegratedHessians(Method):
@@ -133,7 +156,6 @@ class IntegratedHessians(Method):
     would seem not to. A warning says so; explain such a model with softplus or GELU in place of ReLU.
 
     Args:
-        model, output, layer, execution: as for `aumann.IntegratedGradients`.
         tolerance: relative L1 error of a row's values at which it is done, 0.01 unless a rule is given.
         max_evaluations: nodes spent on a row and baseline at most.
         rule: as `aumann.log_gauss(12)`, in place of a tolerance.
@@ -141,41 +163,47 @@ class IntegratedHessians(Method):
     Source: Janizek, Sturmfels, Lee (2021), Explaining Explanations: Axiomatic Feature Interactions for Deep Networks.
     """
 
-    MADE = ("_oracles", "_steps", "_paces")
+    COMPILED = ("oracles", "_steps", "_tuners")
 
     def __init__(
         self,
-        model,
+        model: Any,
         *,
-        output=None,
-        layer=None,
-        tolerance=None,
-        max_evaluations=None,
-        rule=None,
-        **execution,
-    ):
-        super().__init__(model, output=output, layer=layer, **execution)
+        rule: LogRule | None = None,
+        tolerance: float | None = None,
+        max_evaluations: int | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(model, **options)
         if rule is not None and not isinstance(rule, LogRule):
             raise TypeError(
                 f"Expected a rule for the density −ln t, received {rule!r}. Give one such as aumann.log_gauss(12)."
             )
-        if hasattr(model, "pull"):
+        if is_foreign(model):
             raise TypeError(
                 "Expected a model that Keras' own backend differentiates twice, received a graph of another framework. "
                 "Rebuild it with keras.ops."
             )
         self.rule = rule
-        self.tolerance = tolerance_or("rule", rule, tolerance, max_evaluations, TOLERANCE)
-        self.max_evaluations = _max_evaluations(MAX_EVALUATIONS if max_evaluations is None else max_evaluations)
-        self._steps, self._paces = {}, {}
+        self.tolerance = arguments.tolerance_or("rule", rule, tolerance, max_evaluations, TOLERANCE)
+        self.max_evaluations = arguments.max_evaluations(max_evaluations, MAX_EVALUATIONS, 3 * FIRST, "nodes")
+        self._steps, self._tuners = {}, {}
 
-    def explain(self, inputs, target=None, baseline=0.0, features=None, groups=None, progress=None):
+    def explain(
+        self,
+        inputs: Any,
+        target: Any = None,
+        baseline: Any = 0.0,
+        features: Any = None,
+        groups: Any = None,
+        progress: Any = None,
+    ) -> Interactions:
         """Interactions of the features of every row.
 
         Args:
             inputs, target, baseline: as for `aumann.IntegratedGradients.explain`.
             features: whose interactions with all features are computed; None for everyone's, up to 2048 of them. A
-                position among the features of all moving inputs laid end to end, a name of `Interactions.features`, a
+                position among the features of all moving inputs, flattened, a name of `Interactions.features`, a
                 tuple index into a row (of several inputs: their name or number, then the index), or a list of those.
             groups: features taken together, each group as one feature at the price of one: integer labels that
                 broadcast to the shape of a row, or a mapping from names to members, as for `Explanation.sum`; for
@@ -189,112 +217,105 @@ class IntegratedHessians(Method):
         Raises:
             ValueError, TypeError: inputs, target, baseline, features or groups do not fit; nothing has been changed.
         """
-        asked = copy.copy(self)  # what one call asks and finds is its own
-        asked.features, asked.groups = features, groups
-        explanation = Method.explain(asked, inputs, target, baseline, progress)
-        values, residual = (a if explanation.several else a[:, 0] for a in asked.found)
+        problem = self.problem(inputs, target, baseline)
+        chosen = choose(problem, features, groups)
+        sum = functools.partial(self._interactions, chosen)
+        explanation, result = self._explained(problem, progress, sum)
+        values, residual = (a if explanation.several else a[:, 0] for a in (result.interactions, result.residual))
         return Interactions(
-            values=values, features=asked.names, chosen=asked.chosen, residual=residual, explanation=explanation
+            values=values,
+            features=chosen.names,
+            chosen=chosen.positions,
+            residual=residual,
+            explanation=explanation,
         )
 
-    def sum(self, call):
-        self.names, self.labels = _laid(call, self.groups)
-        self.chosen = _positions(self.features, self.names, call)
-        rows, nodes, spent = np.arange(call.rows), len(self.rule) if self.rule else FIRST, 0
-        done = refinement.Refined([], None, None, np.zeros(call.rows, int))
-        error = np.full((call.rows, len(call.columns)), np.inf)
+    def sum(self, problem: Problem, integrate: Integral) -> InteractionResult:
+        return self._interactions(choose(problem, None, None), problem, integrate)
+
+    def _interactions(self, chosen: Chosen, problem: Problem, integrate: Integral) -> InteractionResult:
+        """Γ of the chosen features, and φ."""
+        rows, nodes, spent = np.arange(problem.rows), len(self.rule) if self.rule else FIRST, 0
+        values, evaluations = [], np.zeros(problem.rows, int)
+        error = np.full((problem.rows, len(problem.columns)), np.inf)
         while len(rows) and (self.rule is None or not spent):
-            found = self._sums(call, rows, self.rule or log_gauss(nodes))
-            done.evaluations[rows] += call.starts.count * nodes * (2 + len(self.chosen))
+            sums = self._sums(chosen, problem, integrate, rows, self.rule or log_gauss(nodes))
+            evaluations[rows] += problem.start_points.count * nodes * (2 + len(chosen.positions))
             if spent:
-                error[rows] = _change(done.values, found, rows) + 16 * ROUNDING[call.oracle.dtype]
-                for mine, theirs in zip(done.values, found, strict=True):
-                    mine[rows] = theirs
-                if call.complete:  # what φ misses is an error for certain
-                    change, mass = call.change(rows), sum(map(refinement.size, found[1:]))
-                    off = refinement.missed(found[1:], slice(None), *change)
-                    least = refinement.least_mass(slice(None), *change)
-                    error[rows] = np.maximum(error[rows], refinement.relative(off, mass, 0, least))
+                error[rows] = _error(values, sums, rows, problem, integrate.ends)
+                for whole, some in zip(values, sums, strict=True):
+                    whole[rows] = some
             else:
-                done.values = found
+                values = sums
             spent, nodes = spent + nodes, 2 * nodes
             enough = spent + nodes > self.max_evaluations
             rows = rows[:0] if enough else rows[error[rows].max(1) > self.tolerance] if self.rule is None else rows
-        matrix, *done.values = done.values
-        parts = [v.reshape(*v.shape[:2], -1) for v in done.values]
-        self.found = matrix, matrix.sum(-1, dtype=np.float64) - self._grouped(np.concatenate(parts, axis=2))
-        if call.oracle.kinked(call.functions):
-            _name_the_kinks(self.found[1], np.abs(matrix).sum((2, 3), dtype=np.float64))
-        call.exactness = {"rule": self.rule.name if self.rule else "log_gauss, refined"}
+        matrix, *values = values
+        residual = matrix.sum(-1, dtype=np.float64) - _of_chosen(chosen, values)
+        if problem.oracle.has_kinks(problem.functions):
+            _warn_of_kinks(residual, np.abs(matrix).sum((2, 3), dtype=np.float64))
+        known = {}
         if self.rule is None:
-            done.error, done.parts = error, [error] * len(done.values)
-            call.tolerance = self.tolerance
-            call.exactness |= {"tolerance": self.tolerance, "max_evaluations": self.max_evaluations}
-        call.places = np.linspace(0, 1, 65)
-        return done
+            stopping_rule = {"rule": "log_gauss, refined", "tolerance": self.tolerance}
+            stopping_rule["max_evaluations"] = self.max_evaluations
+            known = {"error": error, "parts": [error] * len(values)}
+        else:
+            stopping_rule = {"rule": self.rule.name}
+        how = integrate.how(stopping_rule)
+        return InteractionResult(values, evaluations, how, **known, interactions=matrix, residual=residual)
 
-    def _sums(self, call, rows, rule):
-        """[Γ (rows, targets, chosen, features), *φ for each point] by rules of as many nodes."""
-        o, targets = call.oracle, len(call.columns)
-        shape = len(self.chosen), len(self.names)
-        key = o, tuple(call.functions)
+    def _sums(
+        self, chosen: Chosen, problem: Problem, integrate: Integral, rows: np.ndarray, rule: LogRule
+    ) -> list[np.ndarray]:
+        """[Γ (rows, targets, chosen, features), *φ for each moving input] by rules of as many nodes."""
+        o, targets = problem.oracle, len(problem.columns)
+        shape = len(chosen.positions), len(chosen.names)
+        key = o, problem.functions
         if key not in self._steps:
-            self._steps[key] = o.compile(_make_step(o, call.functions))
-        asked = [self.chosen] if self.labels is None else [self.chosen, self.labels]
-
-        def load(rows):
-            return o.load([a[rows] for a in call.arrays])
-
-        work = engine.Work(call.rows, load, call.starts, call.index, rule, [shape], o.dtype)
+            self._steps[key] = o.programs.compile(_make_step(o, problem.functions))
+        numbers = [chosen.positions] if chosen.groups is None else [chosen.positions, chosen.groups]
+        starts, positions = problem.start_points, integrate.ends.positions
+        work = engine.Work(problem.rows, problem.load, starts, positions, rule, [shape], o.dtype)
         fit = max(1, FLIGHT // (targets * math.prod(shape))) * work.nodes
-        call.tally.expect(len(rows) * work.nodes)
-        if (*key, fit) not in self._paces:
-            room, tuned = MemoryBudget(o.room.size, o.room.free, fit), o.execution.batch_size == "auto"
-            self._paces[*key, fit] = BatchTuner(
-                min(o.batch_size, fit), room, tuned, o.dynamic(False), exact_shapes=True
-            )
-        pace = self._paces[*key, fit]
+        integrate.tally.expect(len(rows) * work.nodes)
+        if (*key, fit) not in self._tuners:
+            room, tuned = MemoryBudget(o.memory.size, o.memory.free, fit), o.execution.batch_size == "auto"
+            dynamic = o.programs.dynamic(False)
+            self._tuners[*key, fit] = BatchTuner(min(o.batch_size, fit), room, tuned, dynamic, exact_shapes=True)
+        tuner = self._tuners[*key, fit]
 
-        def part(rows, tally):
-            numbers = [ops.convert_to_tensor(a, "int32") for a in asked]
+        def part(rows: np.ndarray, tally: Tally) -> list[np.ndarray]:
+            asked = [ops.convert_to_tensor(a, "int32") for a in numbers]
 
-            def step(*args):
-                return self._steps[key](*args, numbers)
+            def step(*args: Any) -> list:
+                return self._steps[key](*args, asked)
 
-            return engine.integrate(step, work.of(rows), pace, o.backend, tally)
+            return engine.integrate(step, work.of(rows), tuner, o.backend, tally)
 
-        matrix = call.device_pool.divide(part, rows, call.tally)
-        return matrix + call.integrate(rows, gauss_legendre(len(rule)))
-
-    def _grouped(self, values):
-        """φ of the chosen features or groups, from that of every feature."""
-        if self.labels is None:
-            return values[..., self.chosen]
-        sums = [values[..., self.labels == g].sum(-1, dtype=np.float64) for g in self.chosen]
-        return np.stack(sums, axis=-1)
+        return integrate.divide(part, rows) + integrate(rows, gauss_legendre(len(rule)))
 
 
-def _make_step(oracle, functions):
+def _make_step(oracle: Oracle, functions: tuple[Callable, ...]) -> Callable:
     """One batch: Γ += ∂²/∂v² Σₖ wₖ/tₖ F(x′ + tₖ d ∘ exp v) of each row; see `engine.make_step` for the arguments."""
 
-    def step(sums, ends, starts, tw, side, index, asked):
+    def step(sums: list, ends: list, starts: list, tw: list, side: list, index: list, asked: list) -> list:
         rows, chosen, labels = ops.shape(ends[0])[0], asked[0], asked[1:]
         width = ops.shape(tw[0])[0] // rows
         t, w = (ops.reshape(a, (rows, width)) for a in tw)
         side, (index,) = ([ops.repeat(a, width, axis=0) for a in held] for held in (side, index))
 
-        def along(v):
+        def along(v: Any) -> Any:
             scale = ops.exp(v)
             scale = ops.take(scale, labels[0], axis=1) if labels else scale
             points, first = [], 0
             for start, end in zip(starts, ends, strict=True):
                 row, size = end.shape[1:], math.prod(end.shape[1:])
-                own = ops.reshape(scale[:, first : first + size], (-1, 1, *row))
-                velocity = (ops.expand_dims(end, 1) - start) * own
+                factor = ops.reshape(scale[:, first : first + size], (-1, 1, *row))
+                velocity = (ops.expand_dims(end, 1) - start) * factor
                 point = start + ops.reshape(t, (-1, width, *(1,) * len(row))) * velocity
                 points.append(ops.reshape(point, (-1, *row)))
                 first += size
-            values = oracle.values(points, side, index, functions)
+            values = oracle.function.values(points, side, index, functions)
             values = ops.reshape(values, (-1, width, index.shape[1]))
             return ops.sum(ops.expand_dims(w / t, 2) * values, axis=1)
 
@@ -304,18 +325,40 @@ def _make_step(oracle, functions):
     return step
 
 
-def _change(values, found, rows):
-    """Relative L1 change of Γ or of φ, whichever is larger: (rows, targets)."""
+def _error(
+    values: list[np.ndarray], sums: list[np.ndarray], rows: np.ndarray, problem: Problem, ends: Endpoints
+) -> np.ndarray:
+    """Relative L1 error of rows, (rows, targets): the change of Γ or of φ, whichever is larger, or what φ misses.
 
-    def relative(old, new):
+    Args:
+        values: [Γ, *φ] so far, of all rows.
+        sums: the next ones, of these rows.
+    """
+
+    def relative(old: list[np.ndarray], new: list[np.ndarray]) -> np.ndarray:
         off = sum(refinement.size(b - a[rows]) for a, b in zip(old, new, strict=True))
         mass = sum(map(refinement.size, new))
         return np.divide(off, mass, out=np.where(off > 0, np.inf, 0 * off), where=mass > 0)
 
-    return np.maximum(relative(values[:1], found[:1]), relative(values[1:], found[1:]))
+    error = np.maximum(relative(values[:1], sums[:1]), relative(values[1:], sums[1:]))
+    error += 16 * ROUNDING[problem.oracle.dtype]
+    if not ends.complete:
+        return error
+    change, mass = ends.change(rows), sum(map(refinement.size, sums[1:]))
+    off = refinement.missed(sums[1:], slice(None), *change)
+    return np.maximum(error, refinement.relative(off, mass, 0, refinement.least_mass(slice(None), *change)))
 
 
-def _name_the_kinks(residual, mass):
+def _of_chosen(chosen: Chosen, values: list[np.ndarray]) -> np.ndarray:
+    """φ of the chosen features or groups (n, targets, chosen), from that of every feature."""
+    values = np.concatenate([v.reshape(*v.shape[:2], -1) for v in values], axis=2)
+    if chosen.groups is None:
+        return values[..., chosen.positions]
+    sums = [values[..., chosen.groups == g].sum(-1, dtype=np.float64) for g in chosen.positions]
+    return np.stack(sums, axis=-1)
+
+
+def _warn_of_kinks(residual: np.ndarray, mass: np.ndarray) -> None:
     worst = np.abs(residual).sum(-1).max() / max(mass.max(), np.finfo(mass.dtype).tiny)
     warn(
         "The model has kinks (ReLU and its kin, absolute values, maxima), which second derivatives do not see: a ReLU "
@@ -323,89 +366,3 @@ def _name_the_kinks(residual, mass):
         "or GELU in place of ReLU and keep the weights, as with keras.models.clone_model(model, clone_function=…).",
         CompletenessWarning,
     )
-
-
-# ---- which features --------------------------------------------------------------------------------------------------
-
-
-def _laid(call, groups):
-    """Names of the features of all points laid end to end, or of their groups, and the group of each feature."""
-    o = call.oracle
-    leaves = [*o.moving, *(r.leaves[0] for r in o.readings)]
-    numbers = tree.pack_sequence_as(call.structure, list(range(len(call.leaves))))
-    given = {leaf: group for _, leaf, group in walk(numbers, groups)}
-    if groups is not None and (o.by_name or len(leaves) != len(set(leaves))):
-        raise ValueError(
-            "Expected groups of inputs that one layer each reads, received an input that several read, or a layer that "
-            "reads several. Choose one with layer=."
-        )
-    names, labels = [], []
-    points = o.labels if o.by_name else [o.names[leaf] for leaf in leaves]
-    for leaf, shape, point in zip(leaves, o.shapes, points, strict=True):
-        features, group = call.leaves[leaf].features, given[leaf]
-        features = features if shape and len(features or ()) == shape[0] else None
-        if group is None:
-            own, where = feature_labels(features, shape), np.arange(math.prod(shape))
-        else:
-            where, own = group_labels(group, (1,), shape, features)
-            where = where.ravel()
-        labels.append(where + len(names))
-        names += own if len(leaves) == 1 else [f"{point} {name}" for name in own]
-    return tuple(names), None if groups is None else np.concatenate(labels)
-
-
-def _positions(features, names, call):
-    """Places of the chosen features, or groups, among all."""
-    if features is None:
-        if len(names) > WIDEST:
-            raise ValueError(
-                f"Expected at most {WIDEST} features for the interactions of all pairs, received {len(names)}. Choose "
-                "some with features=, or take several together with groups=."
-            )
-        return np.arange(len(names))
-    items = features if isinstance(features, (list, np.ndarray, range)) else [features]
-    if not len(items):
-        raise ValueError("Expected at least one feature, received none. Leave features= out for all of them.")
-    return np.array([_position(item, names, call) for item in items])
-
-
-def _position(item, names, call):
-    if isinstance(item, str) and names.count(item) == 1:
-        return names.index(item)
-    if isinstance(item, tuple) and call.method.groups is None:
-        item = _place(item, call.oracle)
-    if isinstance(item, (int, np.integer)) and not isinstance(item, bool) and -len(names) <= item < len(names):
-        return int(item) % len(names)
-    raise ValueError(
-        f"Expected a feature, or a list of them: a position between 0 and {len(names) - 1}, one of the names "
-        f"{list(names[:8])}{'…' if len(names) > 8 else ''}, or a tuple index into a row; received {item!r}. "
-        "Interactions.features has the names."
-    )
-
-
-def _place(index, oracle):
-    """The position of a tuple index into a row, or of one that begins with the name or number of an input."""
-    leaves = [*oracle.moving, *(r.leaves[0] for r in oracle.readings)]
-    point, place = (0, index) if len(leaves) == 1 else (None, index[1:])
-    if len(leaves) > 1 and index:
-        leaf = oracle.names.index(index[0]) if index[0] in oracle.names else index[0]
-        point = leaves.index(leaf) if leaves.count(leaf) == 1 else None
-    if point is None or len(place) != len(oracle.shapes[point]):
-        return index
-    try:
-        inside = np.ravel_multi_index(
-            tuple(i % n if -n <= i < n else n for i, n in zip(place, oracle.shapes[point], strict=True)),
-            oracle.shapes[point],
-        )
-    except (TypeError, ValueError):
-        return index
-    return int(inside) + sum(math.prod(shape) for shape in oracle.shapes[:point])
-
-
-def _max_evaluations(most):
-    if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 3 * FIRST:
-        raise ValueError(
-            f"Expected max_evaluations to be a whole number ≥ {3 * FIRST}, the nodes of the two sums whose difference "
-            f"gives the first error; received {most!r}. Give for example {MAX_EVALUATIONS}."
-        )
-    return int(most)

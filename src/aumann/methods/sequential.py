@@ -1,9 +1,13 @@
 """Sequential integrated gradients: each token of a text on a path of its own, all others as they are."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from aumann.core.baselines import StartPoints
-from aumann.core.refinement import stacked
+from aumann.explain.integral import Integral
+from aumann.explain.problem import Problem
+from aumann.explain.result import Result, stacked
 from aumann.methods.integrated import IntegratedGradients
 
 
@@ -16,8 +20,8 @@ class SequentialIntegratedGradients(IntegratedGradients):
     ids (n, T) move at their Embedding, floats (n, T, …) are time steps; where several inputs move, they have as many
     and token i moves in all. Give a mask or padding id as baseline=.
 
-    Cost: T times that of `IntegratedGradients`, whose arguments it has but for `path`; memory in proportion to
-    `batch_size`, T rows at least. The tolerance is that of the row's values together.
+    Cost: T times that of `IntegratedGradients`; memory in proportion to `batch_size`, T rows at least. The tolerance is
+    that of the row's values together.
 
     Raises:
         ValueError: inputs that move and differ in their number of tokens.
@@ -28,33 +32,32 @@ class SequentialIntegratedGradients(IntegratedGradients):
 
     complete = False
     spans = False
-    bends = False
+    takes_paths = False
 
-    def sum(self, call):
-        shapes = call.oracle.shapes
+    def sum(self, problem: Problem, integrate: Integral) -> Result:
+        shapes = problem.oracle.shapes
         if any(shape[:1] != shapes[0][:1] for shape in shapes) or not shapes[0]:
             raise ValueError(
                 f"Expected inputs that have one number of tokens, the first axis of a row; received rows of shapes "
                 f'{shapes}. Hold those that are no sequence still with baseline={{…: "fixed"}}.'
             )
-        tokens, found = shapes[0][0], []
-        for rows in np.array_split(np.arange(call.rows), -(-call.rows // max(1, call.batch_size // tokens))):
-            part = call.part(rows, _one_at_a_time(call, rows, tokens))
-            part.at_ends = part.at_ends[0], part._base_value(part.index)  # the mean of F with one token replaced
-            part.complete = part.cuts and not part.oracle.repeats
-            found.append(super().sum(part))
-            found[-1].values = [v * tokens for v in found[-1].values]  # of a mean over baselines, the sum
-        call.exactness, call.places = part.exactness, part.places
-        call.tolerance = getattr(part, "tolerance", None)
-        return stacked(found, call.rows)
+        tokens, results = shapes[0][0], []
+        at_a_time = max(1, problem.oracle.batch_size // tokens)
+        for rows in np.array_split(np.arange(problem.rows), -(-problem.rows // at_a_time)):
+            # from the mean of F with one token replaced to F(x)
+            part = integrate.part(rows, _one_at_a_time(problem, rows, tokens), complete=not problem.oracle.repeats)
+            result = super().sum(part.problem, part)
+            # of a mean over baselines, the sum
+            results.append(replace(result, values=[v * tokens for v in result.values]))
+        return stacked(results)
 
 
-def _one_at_a_time(call, rows, tokens):
+def _one_at_a_time(problem: Problem, rows: np.ndarray, tokens: int) -> StartPoints:
     """The rows with one token replaced by its baseline, for each token and each baseline."""
-    ends, _ = call.load(rows)
-    starts, points = call.starts.of(rows), []
+    ends, _ = problem.load(rows)
+    starts, points = problem.start_points.of(rows), []
     for end, start in zip(ends, starts.points, strict=True):
-        end = call.oracle.backend.host(end)[:, None, None]
+        end = problem.oracle.backend.host(end)[:, None, None]
         row = end.shape[3:]
         start = np.broadcast_to(start, (len(start), starts.count, *start.shape[2:]))[:, None]
         replaced = np.eye(tokens, dtype=bool).reshape(1, tokens, 1, tokens, *(1 for _ in row[1:]))

@@ -1,19 +1,29 @@
 """Smoothing: what an explainer says of an input, averaged over noise that is added to it."""
 
+from __future__ import annotations
+
 import copy
 import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
+from aumann import arguments
 from aumann.core.baselines import FIXED
 from aumann.core.moments import RunningMoments
-from aumann.execution.progress import reporter
-from aumann.explain.explain import CompletenessWarning, ToleranceWarning, fingerprint
+from aumann.execution.progress import Tally, reporter
+from aumann.explain.answer import fingerprint
+from aumann.explain.checks import CompletenessWarning, ToleranceWarning
+from aumann.explain.endpoints import settled
+from aumann.explain.explain import explain
+from aumann.explain.problem import Problem
+from aumann.explanation import Explanation
 from aumann.features import tables
 from aumann.features.nested import rebuild, walk
-from aumann.methods.integrated import Method, whole
+from aumann.methods.base import Method
 from aumann.model.inputs import brief
 from aumann.user_warnings import warn
 
@@ -43,25 +53,26 @@ class Smooth:
             Integers and inputs that are held still get none.
         samples: draws of the noise, at least 2.
         moment: "mean" (SmoothGrad), "square" (mean of the squares, SmoothGrad²) or "variance" (unbiased, VarGrad).
-        seed: whole number ≥ 0, of a generator of the call's own.
+        seed: whole number ≥ 0, of a random generator that is made for the call.
 
     Source: Smilkov et al. (2017), SmoothGrad; Hooker et al. (2019), A Benchmark for Interpretability Methods, for the
     squares; Adebayo et al. (2018), Local Explanation Methods for Deep Neural Networks, for the variance.
     """
 
-    def __init__(self, explainer, noise=0.15, samples=32, *, moment="mean", seed=0):
+    def __init__(
+        self, explainer: Method, noise: Any = 0.15, samples: int = 32, *, moment: str = "mean", seed: int = 0
+    ) -> None:
         if not isinstance(explainer, Method):
             raise TypeError(
                 f"Expected a method to smooth, received {type(explainer).__name__}. Give for example "
                 "aumann.Saliency(model)."
             )
-        if moment not in MOMENTS:
-            raise ValueError(f"Expected a moment, one of {MOMENTS}, received {moment!r}. Choose one of them.")
-        self.explainer, self.noise, self.moment = explainer, noise, moment
-        self.samples = whole(samples, 2, "samples", 32)
-        self.seed = whole(seed, 0, "seed", 0)
+        self.explainer, self.noise = explainer, noise
+        self.moment = arguments.choice(moment, MOMENTS, "moment")
+        self.samples = arguments.whole(samples, 2, "samples", 32)
+        self.seed = arguments.whole(seed, 0, "seed", 0)
 
-    def explain(self, inputs, target=None, baseline=0.0, progress=None):
+    def explain(self, inputs: Any, target: Any = None, baseline: Any = 0.0, progress: Any = None) -> Explanation:
         """Moments of the attributions of every input feature of every row.
 
         Args:
@@ -75,113 +86,119 @@ class Smooth:
             ValueError, TypeError: as the explainer; or no input can have noise.
         """
         method = self.explainer
-        call = method.call(inputs, target, baseline)
-        scales = self._scales(call)
+        problem = method.problem(inputs, target, baseline)
+        scales = self._scales(problem)
         seeded = hasattr(method, "seed")
-        copies = 1 if seeded else max(1, call.batch_size // call.rows)
-        found = RunningMoments(4 if self.moment == "variance" else 2)
+        at_a_time = 1 if seeded else max(1, problem.oracle.batch_size // problem.rows)
+        moments = RunningMoments(4 if self.moment == "variance" else 2)
         ends, spent, converged = RunningMoments(), 0, True
         with (
-            method.at_work(call.device_pool),
-            ThreadPoolExecutor(1) as aside,
+            method.at_work(problem.device_pool),
+            ThreadPoolExecutor(1) as background,
             reporter(progress) as tally,
             warnings.catch_warnings(),
         ):
             for category in (CompletenessWarning, ToleranceWarning):  # of samples; said once, of rows, at the end
                 warnings.simplefilter("ignore", category)
-            weights = aside.submit(fingerprint, method.model)
-            for first in range(0, self.samples, copies):
-                draws = range(first, min(first + copies, self.samples))
+            weights = background.submit(fingerprint, method.model)
+            if not problem.drawn:
+                problem = settled(problem)
+            for first in range(0, self.samples, at_a_time):
+                draws = range(first, min(first + at_a_time, self.samples))
                 if seeded:
-                    call = self._reseeded(call, inputs, target, baseline, first)
-                noisy = self._noisy(call, scales, draws)
-                noisy.progress = _passed_on(tally, int(np.sum(spent)), (self.samples - first) / len(draws))
-                e = call.oracle.within_memory(noisy.explanation, weights)
+                    problem = self._reseeded(problem, inputs, target, baseline, first)
+                noisy = self._noisy(problem, scales, draws)
+                heard = _passed_on(tally, int(np.sum(spent)), (self.samples - first) / len(draws))
+                e, _ = problem.oracle.within_memory(explain, noisy, weights, heard)
                 for k in range(len(draws)):
-                    rows = slice(k * call.rows, (k + 1) * call.rows)
+                    rows = slice(k * problem.rows, (k + 1) * problem.rows)
                     values = [np.asarray(v[rows], np.float64) for _, v in walk(e.values)]
-                    found.add([v**2 for v in values] if self.moment == "square" else values)
+                    moments.add([v**2 for v in values] if self.moment == "square" else values)
                     ends.add([e.prediction[rows], e.base_value[rows]])
                     spent = spent + e.evaluations[rows]
                     converged = None if e.converged is None else converged & e.converged[rows]
-        return self._explanation(call, e, found, ends, spent, converged)
+        return self._explanation(problem, e, moments, ends, spent, converged)
 
-    def _scales(self, call):
+    def _scales(self, problem: Problem) -> list[np.ndarray | None]:
         """For each leaf the standard deviations of its noise, (n or 1, *1 or row), or None."""
-        names = call.oracle.names
-        given, several = self.noise, len(names) > 1
-        if several and tables.heads(given) is not None:
-            given = tables.by_input(given, names)
-        if isinstance(given, dict):
-            if unknown := set(given) - set(names):
+        names = problem.oracle.names
+        noise, several = self.noise, len(names) > 1
+        if several and tables.heads(noise) is not None:
+            noise = tables.by_input(noise, names)
+        if isinstance(noise, dict):
+            if unknown := set(noise) - set(names):
                 raise ValueError(
                     f"Expected noise for some of the inputs {names}, received {sorted(map(str, unknown))}. Name them "
                     "as the inputs."
                 )
-            each = [given.get(name, 0) for name in names]
-        elif several and isinstance(given, (list, tuple)):
-            if len(given) != len(names):
+            by_leaf = [noise.get(name, 0) for name in names]
+        elif several and isinstance(noise, (list, tuple)):
+            if len(noise) != len(names):
                 raise ValueError(
-                    f"Expected noise for each of the inputs {names}, received {len(given)}. Give 0 to an input that is "
+                    f"Expected noise for each of the inputs {names}, received {len(noise)}. Give 0 to an input that is "
                     "to have none."
                 )
-            each = list(given)
+            by_leaf = list(noise)
         else:
-            each = [given] * len(names)
-        floats = [a.dtype.kind == "f" and r != FIXED for a, r in zip(call.arrays, call.oracle.roles, strict=True)]
+            by_leaf = [noise] * len(names)
+        floats = [a.dtype.kind == "f" and r != FIXED for a, r in zip(problem.arrays, problem.oracle.roles, strict=True)]
         scales = [
-            _scale(noise, a, leaf.name, leaf.features) if moves else None
-            for noise, a, leaf, moves in zip(each, call.arrays, call.leaves, floats, strict=True)
+            _scale(sigma, a, leaf.name, leaf.features) if moves else None
+            for sigma, a, leaf, moves in zip(by_leaf, problem.arrays, problem.leaves, floats, strict=True)
         ]
         if not any(s is not None and s.any() for s in scales):
-            held = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in zip(names, call.arrays, strict=True))
+            held = ", ".join(f"{n!r} {a.dtype} {a.shape}" for n, a in zip(names, problem.arrays, strict=True))
             raise ValueError(
-                f"Expected an input that noise can be added to, received {held} and noise={given!r:.80}. "
+                f"Expected an input that noise can be added to, received {held} and noise={noise!r:.80}. "
                 "Integers, token ids among them, and inputs held still take none; an input of one number, or of equal "
                 "ones, has no range to be relative to: give its standard deviation as an array."
             )
         return scales
 
-    def _noisy(self, call, scales, draws):
-        """A call whose rows are those of `call`, once with the noise of each draw."""
-        rows = np.tile(np.arange(call.rows), len(draws))
-        arrays = [a if s is None else [] for a, s in zip(call.arrays, scales, strict=True)]
+    def _noisy(self, problem: Problem, scales: list, draws: range) -> Problem:
+        """The problem with each row once with the noise of each draw."""
+        rows = np.tile(np.arange(problem.rows), len(draws))
+        noisy = [a if s is None else [] for a, s in zip(problem.arrays, scales, strict=True)]
         for k in draws:
             rng = np.random.default_rng((self.seed, k))
-            for a, s, noisy in zip(call.arrays, scales, arrays, strict=True):
+            for a, s, of_leaf in zip(problem.arrays, scales, noisy, strict=True):
                 if s is not None:
-                    noisy.append((a + s * rng.normal(size=a.shape[1:])).astype(a.dtype))
-        made = [a[rows] if s is None else np.concatenate(a) for a, s in zip(arrays, scales, strict=True)]
-        return call.again(made, rows)
+                    of_leaf.append((a + s * rng.normal(size=a.shape[1:])).astype(a.dtype))
+        arrays = [a[rows] if s is None else np.concatenate(a) for a, s in zip(noisy, scales, strict=True)]
+        return problem.with_inputs(arrays, rows)
 
-    def _reseeded(self, call, inputs, target, baseline, k):
-        """The call with other draws, for each sample its own: baselines that samples shared would not average out."""
+    def _reseeded(self, problem: Problem, inputs: Any, target: Any, baseline: Any, k: int) -> Problem:
+        """The problem with other draws, for each sample: baselines that samples shared would not average out."""
         method = copy.copy(self.explainer)
         method.seed = int(np.random.SeedSequence((method.seed, self.seed, k)).generate_state(1)[0])
-        if call.drawn:
-            return method.call(inputs, target, baseline)
-        call = copy.copy(call)
-        call.method = method
-        return call
+        return settled(method.problem(inputs, target, baseline)) if problem.drawn else replace(problem, method=method)
 
-    def _explanation(self, call, e, found, ends, spent, converged):
-        values, variance = found.mean, [v / self.samples for v in found.variance()]
+    def _explanation(
+        self,
+        problem: Problem,
+        e: Explanation,
+        moments: RunningMoments,
+        ends: RunningMoments,
+        spent: np.ndarray,
+        converged: Any,
+    ) -> Explanation:
+        values, variance = moments.mean, [v / self.samples for v in moments.variance()]
         if self.moment == "variance":
-            values, variance = found.variance(), found.variance_of_variance()
+            values, variance = moments.variance(), moments.variance_of_variance()
         prediction, base_value = ends.mean
         residual = sum(v.reshape(*prediction.shape, -1).sum(-1) for v in values) - (prediction - base_value)
-        self._judge(e, values, residual, converged)
+        self._warn_of(e, values, residual, converged)
         dtypes = [v.dtype for _, v in walk(e.values)]
         smooth = {"of": e.provenance["method"], "samples": self.samples, "moment": self.moment, "seed": self.seed}
         smooth["noise"] = float(self.noise) if np.isscalar(self.noise) else "given"
-        provenance = {**e[: call.rows].provenance, "method": "Smooth", "smooth": smooth}
+        provenance = {**e[: problem.rows].provenance, "method": "Smooth", "smooth": smooth}
         if self.moment != "mean":
             provenance["complete"] = False
         return replace(
-            e[: call.rows],
+            e[: problem.rows],
             values=rebuild(e.values, map(np.ndarray.astype, values, dtypes)),
             standard_error=rebuild(e.values, map(np.ndarray.astype, map(np.sqrt, variance), dtypes)),
-            inputs=call.pack(call.arrays),
+            inputs=problem.pack(problem.arrays),
             prediction=prediction,
             base_value=base_value,
             residual=residual,
@@ -192,11 +209,11 @@ class Smooth:
             provenance=provenance,
         )
 
-    def _judge(self, e, values, residual, converged):
+    def _warn_of(self, e: Explanation, values: list[np.ndarray], residual: np.ndarray, converged: Any) -> None:
         """What must be said of rows: not finite, not as exact as was asked for, or not complete."""
         mass = sum(np.abs(v).reshape(*residual.shape, -1).sum(-1) for v in values)
 
-        def rows(bad):
+        def rows(bad: np.ndarray) -> np.ndarray:
             return np.flatnonzero(bad.reshape(len(bad), -1).any(1))
 
         if len(bad := rows(~np.isfinite(mass))):
@@ -236,11 +253,11 @@ class Smooth:
             )
 
 
-def _scale(noise, array, name, columns=None):
+def _scale(noise: Any, array: np.ndarray, name: str, columns: list | None = None) -> np.ndarray:
     """Standard deviations of the noise on an array, that broadcast to it, along its columns where both have names."""
-    own, sigma = tables.heads(noise), np.asarray(noise)
-    if None not in (own, columns):
-        sigma = sigma[..., tables.order(own, columns, f"noise for input {name!r}")]
+    names, sigma = tables.heads(noise), np.asarray(noise)
+    if None not in (names, columns):
+        sigma = sigma[..., tables.order(names, columns, f"noise for input {name!r}")]
     if sigma.dtype.kind not in "iuf" or not (np.isfinite(sigma) & (sigma >= 0)).all():
         raise ValueError(
             f"Expected noise ≥ 0 for input {name!r}, received {noise!r:.80}. Give a number, relative to the range of "
@@ -258,6 +275,6 @@ def _scale(noise, array, name, columns=None):
         ) from None
 
 
-def _passed_on(tally, spent, factor):
+def _passed_on(tally: Tally, spent: int, factor: float) -> Callable[[int, int], None]:
     """Progress of some samples as that of all."""
     return lambda done, expected: tally.report(spent + done, spent + round(expected * factor))

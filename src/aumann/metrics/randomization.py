@@ -11,6 +11,7 @@ import numpy as np
 
 from aumann import backends
 from aumann.arguments import choice
+from aumann.backends import keras_private
 from aumann.explanation import Explanation
 from aumann.features.axes import feature_axes
 from aumann.metrics.common import checked_by, optional
@@ -191,17 +192,13 @@ def _inside(layer: keras.Layer, seen: set[int] | None = None) -> Iterator[keras.
         return
     seen.add(id(layer))
     yield layer
-    for inner in _sublayers(layer):
+    for inner in keras_private.sublayers(layer):
         yield from _inside(inner, seen)
-
-
-def _sublayers(layer: keras.Layer) -> list[keras.Layer]:
-    return list(layer._flatten_layers(include_self=False, recursive=False))
 
 
 def _weights_outside_sublayers(layer: keras.Layer) -> list[Any]:
     """Weights of a layer that are not those of a layer inside it."""
-    inner_weights = {id(v) for inner in _sublayers(layer) for v in inner.weights}
+    inner_weights = {id(v) for inner in keras_private.sublayers(layer) for v in inner.weights}
     return [v for v in _weights(layer) if id(v) not in inner_weights]
 
 

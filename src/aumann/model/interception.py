@@ -8,14 +8,19 @@ import contextlib
 import functools
 import itertools
 import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aumann.backends import keras_private
+
 _one_at_a_time = threading.RLock()
+
+Handlers = dict[tuple[Any, str], Callable[..., Any]]  # {(object, attribute): handler}, as `intercepted` takes them
 
 
 @contextlib.contextmanager
-def intercepted(handlers):
+def intercepted(handlers: Mapping[tuple[Any, str], Callable[..., Any]]) -> Iterator[None]:
     """Routes calls through handlers.
 
     Args:
@@ -26,12 +31,12 @@ def intercepted(handlers):
         yield
         return
     with _one_at_a_time:
-        here = threading.get_ident()
-        undo = []
+        thread = threading.get_ident()
+        undo: list[tuple[Any, str, Any]] = []
         try:
             for (owner, attribute), handler in handlers.items():
                 undo.append((owner, attribute, vars(owner).get(attribute, undo)))
-                vars(owner)[attribute] = _route(getattr(owner, attribute), handler, here)
+                vars(owner)[attribute] = _route(getattr(owner, attribute), handler, thread)
             yield
         finally:
             for owner, attribute, before in reversed(undo):
@@ -42,8 +47,8 @@ def intercepted(handlers):
 
 
 @dataclass(frozen=True, eq=False)
-class Place:
-    """The output or the input of a layer. Equal wherever they are the same place, however it was named.
+class Site:
+    """A layer site: the output or the input of a layer. Two are equal where they are one, whatever they are called.
 
     Attributes:
         layer: the layer.
@@ -55,52 +60,57 @@ class Place:
     side: str = "output"
     name: str = ""
 
-    def __eq__(self, other):
-        return isinstance(other, Place) and (id(self.layer), self.side) == (id(other.layer), other.side)
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Site) and (id(self.layer), self.side) == (id(other.layer), other.side)
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((id(self.layer), self.side))
 
+    @property
+    def input(self) -> "Site":
+        """The input of the same layer."""
+        return Site(self.layer, "input")
 
-def method(layer):
+
+def method(layer: Any) -> str:
     """Name of the method that runs a layer: of a quantised one `quantized_call`, of a module of torch `forward`."""
-    if getattr(layer, "quantization_mode", None) is not None and hasattr(layer, "quantized_call"):
+    if keras_private.runs_quantized_call(layer):
         return "quantized_call"
     return "call" if hasattr(layer, "call") else "forward"
 
 
-def visited(places, visit):
-    """Handlers for `intercepted`: whatever passes one of the places is replaced by visit(place, call, make).
+def visited(sites: Iterable[Site], visit: Callable[[Site, int, Callable[[], Any]], Any]) -> Handlers:
+    """Handlers for `intercepted`: the tensor at each of the sites is replaced by visit(site, call, compute).
 
-    `call` counts the calls of the layer from 0; `make()` gives what would have passed.
+    `call` counts the calls of the layer from 0; `compute()` gives the tensor that it would have been.
     """
-    sides = {}
-    for place in places:
-        sides.setdefault((place.layer, method(place.layer)), {})[place.side] = place
-    return {way: _visitor(own, visit) for way, own in sides.items()}
+    by_method: dict[tuple[Any, str], dict[str, Site]] = {}
+    for site in sites:
+        by_method.setdefault((site.layer, method(site.layer)), {})[site.side] = site
+    return {run: _visitor(sides, visit) for run, sides in by_method.items()}
 
 
-def _visitor(own, visit):
+def _visitor(sides: dict[str, Site], visit: Callable) -> Callable[..., Any]:
     calls = itertools.count()
 
     def handler(original, *args, **kwargs):
         k = next(calls)
-        if "input" in own:
+        if "input" in sides:
             name = None if args else next(iter(kwargs), None)
-            x = visit(own["input"], k, lambda args=args, kwargs=kwargs: args[0] if args else kwargs.get(name))
+            x = visit(sides["input"], k, lambda args=args, kwargs=kwargs: args[0] if args else kwargs.get(name))
             args = (x, *args[1:]) if args else ()
             kwargs = {**kwargs, name: x} if name else kwargs
-        if "output" in own:
-            return visit(own["output"], k, lambda: original(*args, **kwargs))
+        if "output" in sides:
+            return visit(sides["output"], k, lambda: original(*args, **kwargs))
         return original(*args, **kwargs)
 
     return handler
 
 
-def _route(original, handler, here):
-    @functools.wraps(original, updated=())  # who looks from another thread still finds a softmax by its name
+def _route(original: Callable, handler: Callable, thread: int) -> Callable[..., Any]:
+    @functools.wraps(original, updated=())  # another thread that reads the attribute still finds a softmax by its name
     def route(*args, **kwargs):
-        if threading.get_ident() != here:
+        if threading.get_ident() != thread:
             return original(*args, **kwargs)
         return handler(original, *args, **kwargs)
 
