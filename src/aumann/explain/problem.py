@@ -1,4 +1,4 @@
-"""The problem of one call of `explain`: what was given, resolved and checked. It is frozen: nothing writes to it."""
+"""The problem of one call of `explain`: what was given, resolved and checked. It is frozen."""
 
 from __future__ import annotations
 
