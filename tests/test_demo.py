@@ -10,6 +10,8 @@ import aumann
 from aumann.cli import demo
 from aumann.cli import main as cli
 
+pytestmark = pytest.mark.slow  # it trains two models
+
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
