@@ -11,6 +11,8 @@ from aumann.cli import demo
 from aumann.cli import main as cli
 from aumann.report.table import as_text
 
+pytestmark = pytest.mark.slow  # it trains two models
+
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):

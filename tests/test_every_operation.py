@@ -20,6 +20,8 @@ from keras import ops
 
 import aumann
 
+pytestmark = pytest.mark.slow
+
 ROWS, FEATURES, WIDTH = 8, 6, 12  # rows for each of two baselines
 MOST = 300  # gradients for a row
 NODES = 512, 8192  # for the truth; the more where the fewer leave it in doubt
