@@ -447,8 +447,8 @@ def _judge(call, e, session, seen):
         return Outcome("fault", f"shapes {[v.shape for v in values]} of values for predictions {e.prediction.shape}")
     with np.errstate(invalid="ignore"):  # infinities of both signs, of which a warning has told
         total = sum(v.reshape(*e.prediction.shape, -1).sum(-1, dtype=np.float64) for v in values)
+        off = np.abs(e.residual - (total - (e.prediction - e.base_value)))
     mass = sum(np.abs(v.astype(np.float64)).reshape(*e.prediction.shape, -1).sum(-1) for v in values)
-    off = np.abs(e.residual - (total - (e.prediction - e.base_value)))
     if not (off <= 1e-5 * (1 + mass + np.abs(e.prediction) + np.abs(e.base_value)))[np.isfinite(mass)].all():
         return Outcome("fault", f"residual is off by {off.max():.2g}")
     if e.error is not None and not (e.error >= 0).all():

@@ -37,8 +37,8 @@ def test_ten_thousand_random_calls(first):
     assert ran.returncode == 0, ran.stdout + ran.stderr[-2000:]
 
 
-# A guided path to 1e300, infinities of both signs, a path for a method that has one.
-@pytest.mark.parametrize("seed", [21999, 4043, 5082])
+# A guided path to 1e300 and one to 1e38, infinities of both signs, a path for a method that has one.
+@pytest.mark.parametrize("seed", [21999, 4043, 5082, 714])
 def test_calls_that_were_faults_are_none(seed):
     _, faults, _, _ = summary([seed])
     assert not faults, fails(faults)

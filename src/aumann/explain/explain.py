@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
+import numpy as np
+
 from aumann.execution.progress import reporter
 from aumann.explain import answer, checks, endpoints
 from aumann.explain.integral import Integral
@@ -14,6 +16,8 @@ from aumann.explain.result import Result
 from aumann.explanation import Explanation
 
 
+# What is beyond the dtype becomes infinite, infinities of both signs add up to NaN, and the check names the rows.
+@np.errstate(over="ignore", invalid="ignore")
 def explain(
     problem: Problem,
     fingerprint: Future,

@@ -158,9 +158,8 @@ class _Refinement:
             change, noise = self.ends.change(rows)
             unknown = np.full_like(noise, np.inf)
             noises = noise if self.ends.complete else unknown, noise if self.ends.spans else unknown
-            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told of the values
-                left = self.most - spent
-                return refinement.refine(sums, rows, (change, *noises), self.tolerance, left, self.ends.rounding)
+            left = self.most - spent
+            return refinement.refine(sums, rows, (change, *noises), self.tolerance, left, self.ends.rounding)
 
         return refinement.stacked(map(some, self._in_parts(rows)), len(rows))
 
@@ -207,5 +206,4 @@ class _Refinement:
 
 def _finite(values: Sequence[np.ndarray]) -> np.ndarray:
     """Which rows have finite values for every target."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.isfinite(sum(map(refinement.size, values))).all(1)
+    return np.isfinite(sum(map(refinement.size, values))).all(1)

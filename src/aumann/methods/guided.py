@@ -96,8 +96,7 @@ class GuidedIntegratedGradients(Method):
                 return _join([p * 0 if c[0] is None else c[0] for p, c in zip(points, columns, strict=True)], o)
 
             start, end = (_join(p, o).astype("float64") for p in (problem.load_starts(rows, baseline), inputs))
-            with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is told of the values
-                shares = walked(gradient, start, end, self.steps, self.fraction, self.distance)
+            shares = walked(gradient, start, end, self.steps, self.fraction, self.distance)
             weights = starts.weights[rows % len(starts.weights), baseline]
             for value, share in zip(values, _cut(shares * weights[:, None], o.shapes, "float64"), strict=True):
                 np.add.at(value, (which[:real], target[:real]), share[:real])

@@ -117,7 +117,8 @@ class Smooth:
                     ends.add([e.prediction[rows], e.base_value[rows]])
                     spent = spent + e.evaluations[rows]
                     converged = None if e.converged is None else converged & e.converged[rows]
-        return self._explanation(problem, e, moments, ends, spent, converged)
+        with np.errstate(over="ignore", invalid="ignore"):  # as in `explain.explain`
+            return self._explanation(problem, e, moments, ends, spent, converged)
 
     def _scales(self, problem: Problem) -> list[np.ndarray | None]:
         """For each leaf the standard deviations of its noise, (n or 1, *1 or row), or None."""
