@@ -164,6 +164,7 @@ def test_public_names_are_the_list():
     assert all(getattr(library, name).__doc__ for name in library.__all__)
 
 
+@pytest.mark.slow
 def test_import_takes_no_second_framework_no_plots_no_tables():
     """Beyond what `import keras` itself loads."""
     code = (

@@ -257,6 +257,7 @@ MODES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::aumann.CompletenessWarning")  # of what is rounded
 @pytest.mark.parametrize("mode, lora, share", MODES, ids=lambda x: str(x))
 def test_quantised_layers_move_are_cut_and_are_outputs(mode, lora, share):
@@ -307,6 +308,7 @@ def test_an_embedding_with_lora():
     close(e.values, formula(lambda p: total(d(p[0])), [host(t(IDS))], [0], RULE)[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::aumann.CompletenessWarning")  # of what is rounded
 @pytest.mark.parametrize("activation", ["tanh", "relu"])
 def test_the_error_of_a_quantised_model_holds_its_rounding(activation):

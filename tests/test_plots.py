@@ -128,6 +128,7 @@ def test_every_row_has_its_panels(picture):
     assert len(figure.axes) - len(panels(figure)) == colour_bars * len(explanation)
 
 
+@pytest.mark.slow
 def test_all_words_can_be_read(picture):
     _, figure, *_ = picture
     renderer = FigureCanvasAgg(figure).get_renderer()

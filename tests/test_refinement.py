@@ -126,6 +126,7 @@ def test_the_true_error_is_below_what_is_said_and_that_below_the_tolerance(netwo
     assert e.provenance["tolerance"] == tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_a_row_is_what_it_is_alone_and_in_batches_of_any_size(networks, rows, activation):
     model, target = networks[activation], np.arange(24) % 3

@@ -45,6 +45,7 @@ def test_warnings_point_at_the_line_that_asked(method):
     assert own and {w.filename for w in own} == {__file__}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["int8", "float8"])
 def test_more_gradients_are_no_advice_for_what_is_rounded(mode):
     model = network()
