@@ -24,19 +24,19 @@ def point(found):
     return found[0] if isinstance(found, (tuple, list)) else found
 
 
-def moving(path, push):
+def moving(path, jvp):
     """The path with the velocity that it gives, or its derivative with respect to t.
 
     Args:
         path: (start, end, t) -> (point, velocity) or point.
-        push: (fn, points, directions) -> values and tangents of fn, which takes and returns lists.
+        jvp: (fn, points, directions) -> values and tangents of fn, which takes and returns lists.
     """
 
     def both(start, end, t):
         found = path(start, end, t)
         if isinstance(found, (tuple, list)):
             return found
-        (here,), (velocity,) = push(lambda ts: [path(start, end, ts[0])], [t], [ops.ones_like(t)])
+        (here,), (velocity,) = jvp(lambda ts: [path(start, end, ts[0])], [t], [ops.ones_like(t)])
         return here, velocity
 
     return path if path is straight else both

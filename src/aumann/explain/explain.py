@@ -589,7 +589,7 @@ class Call:
         def run(ts):
             return paths.point(path(start, end, ts[0]))
 
-        return self.oracle.backend.kinked(run, [self._times(k, [0.0, 1.0])], ())
+        return self.oracle.backend.has_kinks(run, [self._times(k, [0.0, 1.0])], ())
 
     def _refuse_loose_ends(self):
         """A path that does not lead from the baseline to the input explains another difference than F(x) − F(x′)."""

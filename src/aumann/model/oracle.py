@@ -19,7 +19,7 @@ from aumann.core import engine
 from aumann.core.baselines import FIXED
 from aumann.core.credits import slope
 from aumann.core.paths import chorded, moving
-from aumann.core.secant import KINKED, following
+from aumann.core.secant import WITH_KINKS, following
 from aumann.core.targets import Output
 from aumann.execution.batching import BatchTuner, MemoryBudget
 from aumann.execution.options import ExecutionOptions
@@ -288,7 +288,7 @@ class Oracle:
         if hasattr(self.model, "pull"):
             return self._pull(points, side, index, functions)
 
-        composite_ops = composite_ops_of(self.inside, len_of(points[0]), self.backend.operate) if cells else {}
+        composite_ops = composite_ops_of(self.inside, len_of(points[0]), self.backend.composite_op) if cells else {}
 
         def values(points):
             return self.values(points, side, index, functions, composite_ops)
@@ -320,10 +320,10 @@ class Oracle:
             inverse = ops.where(widths > 0, 1 / ops.where(widths > 0, widths, ops.ones_like(t)), 0)
             moves = [d * ops.reshape(inverse, (-1, *(1,) * (len(d.shape) - 1))) for d in rises]
         elif credit is not slope:  # which asks for no velocity
-            _, moves = self.backend.push(look, points, directions)
+            _, moves = self.backend.jvp(look, points, directions)
         count = len(self.inner)
         zeros = [ops.zeros((len_of(points[0]), *r.shape), self.dtype) for r in self.inner]
-        composite_ops = composite_ops_of(self.inside, len_of(points[0]), self.backend.operate) if cells else {}
+        composite_ops = composite_ops_of(self.inside, len_of(points[0]), self.backend.composite_op) if cells else {}
 
         def values(free):
             # over cells, the secant of a product of y and what goes around it needs both to move
@@ -448,7 +448,7 @@ class Oracle:
             gradients = self._fill_up(gradients)  # outside of what is differentiated, since cells are counted by rows
 
         if what == "step":
-            paths = [chorded(p) if cells else moving(p, self.backend.push) for p in paths]
+            paths = [chorded(p) if cells else moving(p, self.backend.jvp) for p in paths]
             inner = bool(self.inner)
             if not once:
                 return engine.make_step(self.compile(gradients), paths, credit, self.quick, inner)
@@ -535,15 +535,15 @@ class Oracle:
 
             def operate(call, xs, rule, rows):
                 told.add(rule)
-                return self.backend.operate(call, xs, rule, rows)
+                return self.backend.composite_op(call, xs, rule, rows)
 
             def run(ends):
                 rows = ends[0].shape[0]
                 composite_ops = composite_ops_of(self.inside, rows, operate)
                 return self.flat(ends, [ops.repeat(s, rows, axis=0) for s in side], functions, composite_ops)
 
-            seen = None if self.opaque else self.backend.kinked(run, ends, self.variables)
-            self._kinked[functions] = True if seen is False and told & KINKED else seen
+            seen = None if self.opaque else self.backend.has_kinks(run, ends, self.variables)
+            self._kinked[functions] = True if seen is False and told & WITH_KINKS else seen
         return self._kinked[functions]
 
     @property
