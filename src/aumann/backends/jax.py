@@ -119,7 +119,10 @@ def _jvp(fn, points, directions):
 
     closed, shape = jax.make_jaxpr(forward, return_shape=True)(points, directions)
     if not _calls(closed.jaxpr, private.CUSTOM_LIN):
-        leaves = private.function_of(closed)(*jax.tree.leaves((points, directions)))
+        run = private.function_of(closed)
+        if run is None:
+            return forward(points, directions)
+        leaves = run(*jax.tree.leaves((points, directions)))
         return jax.tree.unflatten(jax.tree.structure(shape), leaves)
     values, vjp = jax.vjp(fn, points)
     _, along = jax.vjp(lambda slopes: vjp(slopes)[0], [jax.numpy.zeros_like(y) for y in values])

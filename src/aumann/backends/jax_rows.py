@@ -89,6 +89,8 @@ def mapped(eqn: Any, axes: Axes) -> Any:
     if p["num_carry"] or any(k is not None for k in axes[:consts]) or any(axes[consts:]) or 0 not in axes[consts:]:
         return None
     one = private.function_of(p["jaxpr"])
+    if one is None:
+        return None
     shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
     every = jax.vmap(one, in_axes=(*(None,) * consts, *(0,) * (len(shapes) - consts)))
     return jax.make_jaxpr(every)(*shapes)

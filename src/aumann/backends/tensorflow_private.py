@@ -20,6 +20,12 @@ LOOP_BODY = PrivateAttribute(
 LOOP_CONDITION = PrivateAttribute("tensorflow.Operation._cond_graph", CHECKED, "A copy of the condition is looked at")
 
 
+def require_what_secants_need() -> None:
+    """RuntimeError where a name is gone without which there are no secants: before a model is traced, not inside it."""
+    for name in (SET_ATTRIBUTE, GRADIENTS):
+        _ = name.required
+
+
 def set_attribute(op: Any, name: str, **value: Any) -> None:
     """Writes an attribute into an operation of a graph: `s=` bytes, `b=` a truth, `list=` of numbers."""
     SET_ATTRIBUTE.required(op, name, tf.compat.v1.AttrValue(**value))

@@ -34,6 +34,7 @@ _cells = threading.local()
 
 def secants(fn: Callable, points: Sequence) -> tuple[Any, Sequence]:
     """fn(points) -> (rows, k) and, for each point and column, the cotangents over each row's cell."""
+    private.require_what_secants_need()
     graph = tf.compat.v1.get_default_graph()
     before = {op.name for op in graph.get_operations()}
     values = fn(points)

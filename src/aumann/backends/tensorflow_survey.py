@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from aumann.backends import tensorflow_private as private
 from aumann.backends import tensorflow_rows as rows_of
 from aumann.backends import tensorflow_rules as rules
 from aumann.backends.tensorflow_rows import BRANCHES, CALLS, LOOPS
@@ -21,6 +22,7 @@ FINITE = {"IsFinite", "IsNan", "IsInf"}
 
 def has_kinks(fn: Callable, points: Sequence) -> bool | None:
     """Whether something that moves passes a kink on its way through fn, which is only traced; None if hidden."""
+    private.require_what_secants_need()
     for rows in (None, 3):  # a number that is no other axis's tells the rows as well as one that is not known
         try:
             graph = _traced(fn, [[rows, *p.shape[1:]] for p in points], points)

@@ -38,6 +38,12 @@ GET_PRECISION = _name("torch._C._get_fp32_precision_getter", OLDER_SWITCHES, sin
 SET_PRECISION = _name("torch._C._set_fp32_precision_setter", OLDER_SWITCHES, since="2.9")
 
 
+def require_what_secants_need() -> None:
+    """RuntimeError where a name is gone without which there are no secants: before a model runs, not inside it."""
+    for name in (TREE_FLATTEN, TREE_UNFLATTEN, NO_FUNCTION_MODES, FUNCTORCH_LEVEL, RUN_BACKWARD):
+        _ = name.required
+
+
 def flatten(structure: Any) -> tuple[list, Any]:
     """(leaves, specification) of a structure, as PyTorch's own functions see structures."""
     return TREE_FLATTEN.required(structure)

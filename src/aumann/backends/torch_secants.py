@@ -51,6 +51,7 @@ class Secants(TorchFunctionMode):
 
     def __init__(self, rows: int, survey: Any = None) -> None:
         super().__init__()
+        private.require_what_secants_need()
         self.rows, self.survey = rows, survey
         self.exact = False  # while a gradient is taken inside the model: that is a derivative, not a secant
         self.saved, self.reached = [], {}  # what operations saved; which nodes of the graph lead back to the points
