@@ -3,7 +3,9 @@
 After an upgrade these tests tell which name is gone; everything else then fails or falls back as its module says.
 """
 
+import ast
 import importlib
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -65,6 +67,37 @@ def test_the_error_has_three_beats():
         _ = name.required
     expected = "Expected `keras.ops.gone`, which keras 1.0 has; received keras ", "Choose another function, or install"
     assert all(part in str(raised.value) for part in expected)
+
+
+FILES = sorted(Path(aumann.__file__).parent.rglob("*.py"))
+SHORT = {"tf": "tensorflow", "F": "torch.nn.functional", "lax": "jax.lax"}
+
+
+def unpromised(path):
+    """Dotted names of a file that begin with a framework and pass through what it keeps to itself."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            dotted = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            dotted = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            dotted = [ast.unparse(node)]
+        else:
+            continue
+        for name in dotted:
+            first, *others = name.split(".")
+            first, *inner = SHORT.get(first, first).split(".")
+            inner += [*others]
+            private_part = any(part.startswith("_") and not part.startswith("__") for part in inner)
+            if first in ("jax", "tensorflow", "torch") and (
+                private_part or inner[:1] in (["extend"], ["python"]) or inner[:2] == ["core", "framework"]
+            ):
+                yield name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_no_other_file_uses_such_a_name(path):
+    assert path.stem.endswith("_private") or not list(unpromised(path))
 
 
 # ---- what happens without each name: (monkeypatched backend, model) -> asserts ---------------------------------------
