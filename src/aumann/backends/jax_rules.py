@@ -10,7 +10,7 @@ A rule is a function (vjp, ins, indices, y, cotangent, rows) -> the cotangents o
     vjp         (points, cotangent) -> cotangents of the points by the operation's own derivative
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -145,23 +145,25 @@ def side_by_side(p: dict) -> bool:
     return plain and p["window_dimensions"] == p["window_strides"] and not any(map(any, p["padding"]))
 
 
-def maximum(vjp, ins, indices, y, cotangent, rows, sign=1):
+def maximum(
+    vjp: Callable, ins: Sequence, indices: list[int], y: Any, cotangent: Any, rows: int, sign: int = 1
+) -> Sequence:
     """max(a, b): to each the part of the cell in which it wins."""
     lead = jax.numpy.clip(sign * (ins[0] - ins[1]), -1e30, 1e30)
     share = secant.open_fraction(lead, rows)
     return [secant.summed(cotangent * (1 - share if i else share), ins[i]) for i in indices]
 
 
-def minimum(*args):
+def minimum(*args: Any) -> Sequence:
     return maximum(*args, sign=-1)
 
 
-def clamp(vjp, ins, indices, y, cotangent, rows):
+def clamp(vjp: Callable, ins: Sequence, indices: list[int], y: Any, cotangent: Any, rows: int) -> Sequence:
     low, x, high = ins
     return [cotangent * (secant.open_fraction(x - low, rows) - secant.open_fraction(x - high, rows))]
 
 
-def selection(vjp, ins, indices, y, cotangent, rows):
+def selection(vjp: Callable, ins: Sequence, indices: list[int], y: Any, cotangent: Any, rows: int) -> Sequence:
     """The jvp that `secant.selection` needs is the transpose of the vjp, which is linear in its cotangent."""
 
     def jvp(x, v):
@@ -192,7 +194,7 @@ def ranked(eqn: Any, axis: int) -> Callable:
     return rule
 
 
-def modulus(vjp, ins, indices, y, cotangent, rows):
+def modulus(vjp: Callable, ins: Sequence, indices: list[int], y: Any, cotangent: Any, rows: int) -> Sequence:
     """|z|, whose cotangent JAX has conjugate."""
     (z,) = ins
     real, imag = secant.modulus(z.real, z.imag, cotangent, rows)

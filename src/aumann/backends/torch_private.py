@@ -88,7 +88,7 @@ def storage_id(storage: Any) -> int:
 
 
 def run_backward(values: Any, points: Sequence, retain_graph: bool, allow_unused: bool) -> Sequence:
-    """`torch.autograd.grad` of Σ values, which no function mode sees, so that it sees what is computed on the way."""
+    """`torch.autograd.grad` of Σ values. Function modes do not see it, and see what is computed on the way back."""
     ones = torch.ones_like(values)
     return RUN_BACKWARD.required(
         (values,), (ones,), retain_graph, False, tuple(points), allow_unused, accumulate_grad=False

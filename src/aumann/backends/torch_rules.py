@@ -160,11 +160,12 @@ def maximum(operands: Sequence, xs: Sequence, sign: int) -> Callable:
     return rule
 
 
-def division(vjp, xs, y, cotangent, rows):
+def division(vjp: Callable, xs: Sequence, y: Any, cotangent: Any, rows: int) -> Sequence:
+    """Both the dividend and the divisor move."""
     return secant.divided(*xs, cotangent, rows)
 
 
-def selection(vjp, xs, y, cotangent, rows):
+def selection(vjp: Callable, xs: Sequence, y: Any, cotangent: Any, rows: int) -> Sequence:
     """The jvp that `secant.selection` needs is the derivative of the vjp, which is linear in its cotangent."""
 
     def jvp(x, v):
@@ -187,20 +188,20 @@ def by_place(pool: Callable, axes: int, args: Sequence, kwargs: dict) -> tuple[C
     winners = []
 
     def call(x):
-        y, place = pool(x, *args[1:], **kwargs)
-        winners[:] = [place]
+        y, winner = pool(x, *args[1:], **kwargs)
+        winners[:] = [winner]
         return y
 
     def rule(vjp, xs, y, cotangent, rows):
-        (x,), (place,) = xs, winners
-        flat, place, y, c = (a.flatten(-axes) for a in (x, place, y, cotangent))
+        (x,), (winner,) = xs, winners
+        flat, winner, y, c = (a.flatten(-axes) for a in (x, winner, y, cotangent))
         carried = torch.zeros_like(flat)
         for left, right in cells(flat, rows):
-            lead = y[left] - flat[left].gather(-1, place[right])
-            lag = flat[right].gather(-1, place[left]) - y[right]
+            lead = y[left] - flat[left].gather(-1, winner[right])
+            lag = flat[right].gather(-1, winner[left]) - y[right]
             before = c[left] * secant.left_share(lead, lag)
-            rows_carried = carried[left].scatter_add_(-1, place[left], before)
-            rows_carried.scatter_add_(-1, place[right], before.neg_().add_(c[left]))
+            rows_carried = carried[left].scatter_add_(-1, winner[left], before)
+            rows_carried.scatter_add_(-1, winner[right], before.neg_().add_(c[left]))
         return [carried.view_as(x)]
 
     return call, rule
@@ -211,7 +212,9 @@ def argument(args: Sequence, kwargs: dict, position: int, name: str, default: An
     return args[position] if len(args) > position else kwargs.get(name, default)
 
 
-def bounds_of(args, kwargs, names=("min", "max"), low=None, high=None):
+def bounds_of(
+    args: Sequence, kwargs: dict, names: tuple[str, str] = ("min", "max"), low: Any = None, high: Any = None
+) -> tuple:
     """The two bounds of a clipping, far away where there is none."""
     low, high = argument(args, kwargs, 1, names[0], low), argument(args, kwargs, 2, names[1], high)
     return -1e30 if low is None else low, 1e30 if high is None else high
