@@ -14,7 +14,7 @@ SHELL := /bin/bash
 PYTEST = set -o pipefail; KERAS_BACKEND=$* PYTHONUNBUFFERED=1 $(PY) -m pytest
 PREFIXED = 2>&1 | awk '{ printf "%-10s  %s\n", "$*", $$0; fflush() }'
 
-.PHONY: demo test quick lint unit real fuzz operations bench clean
+.PHONY: demo test test-oldest quick lint unit real fuzz operations bench clean
 
 demo: .venv/demo
 	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} .venv/bin/aumann demo -o $(OUT)/demo
@@ -59,6 +59,10 @@ fuzz-%:
 operations-%:
 	@$(PYTEST) tests/test_every_operation.py $(PREFIXED)
 
+# On the oldest versions that pyproject.toml admits: names that frameworks do not promise to keep, values, secants, tables.
+test-oldest: .venv-oldest/done
+	for backend in $(BACKENDS); do KERAS_BACKEND=$$backend .venv-oldest/bin/python -m pytest $(OLDEST_TESTS) || exit 1; done
+
 bench: .venv-bench/done
 	.venv-bench/bin/python -m benchmarks.real.fetch
 	.venv-bench/bin/python -m benchmarks.run
@@ -86,5 +90,17 @@ bench: .venv-bench/done
 	$(PIP) --no-deps xplique==2.0.2 tensorflow-probability==0.25.0 tf_keras==2.21.0
 	touch $@
 
+# Every lower bound of what the package runs on, taken as the version itself. shap, an oracle of one test, wants NumPy 2.
+OLDEST_TESTS = $(addprefix tests/test_,private_names.py backends.py closed_forms.py secant.py parity.py promises.py) \
+    --deselect tests/test_promises.py::test_what_does_not_add_up_says_so_wherever_it_is_shown
+.venv-oldest/done: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check pytest hypothesis $$($(PYTHON) -c \
+	    "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; o = p['optional-dependencies']; \
+	    print(*(r.replace('>=', '==') for r in sum([p['dependencies'], *(o[e] for e in '$(OLDEST_EXTRAS)'.split())], [])))")
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	touch $@
+OLDEST_EXTRAS = tensorflow jax torch plot table progress baselines regions wavelet
+
 clean:
-	rm -rf .venv .venv-bench $(OUT) build src/*.egg-info
+	rm -rf .venv .venv-bench .venv-oldest $(OUT) build src/*.egg-info

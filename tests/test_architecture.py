@@ -80,6 +80,21 @@ def test_imports_run_along_the_arrows():
     assert found == ARROWS
 
 
+def test_no_file_imports_what_imports_it():
+    done, way = set(), []
+
+    def visit(name):
+        assert name not in way, " → ".join([*way[way.index(name) :], name])
+        if name not in done:
+            way.append(name)
+            for other in sorted(IMPORTS[name]):
+                visit(other)
+            done.add(way.pop())
+
+    for name in IMPORTS:
+        visit(name)
+
+
 @pytest.mark.parametrize("name, path", list(KNOWN.items()), ids=list(KNOWN))
 def test_frameworks_are_named_only_in_backends(name, path):
     named = {other.split(".")[0] for other in imported(path)} & FRAMEWORKS

@@ -179,8 +179,8 @@ def row_points(n=12):
 
 def kinked(f):
     backend = backends.active()
-    with intercepted(handlers([], 1, backend.operate)):
-        return backend.kinked(lambda points: f(points[0])[:, None], [ops.zeros((1, 6))], ())
+    with intercepted(handlers([], 1, backend.composite_op)):
+        return backend.has_kinks(lambda points: f(points[0])[:, None], [ops.zeros((1, 6))], ())
 
 
 # The same without a loop over rows, which takes long.

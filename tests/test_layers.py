@@ -38,7 +38,7 @@ def test_push_is_the_jacobian_times_a_direction():
         return [ops.sum(ops.exp(points[0]) * points[1], axis=1), points[1] * 2, ops.zeros_like(points[0]) + 7]
 
     def run(points, directions):
-        values, tangents = back.push(fn, points, directions)
+        values, tangents = back.jvp(fn, points, directions)
         return [*values, *tangents]
 
     tensors = [[ops.convert_to_tensor(x) for x in xs] for xs in ((a, b), (da, db))]
@@ -62,7 +62,7 @@ def test_push_through_an_operation_without_a_forward_derivative():
             return 3 * ctx.saved_tensors[0] ** 2 * g
 
     x, d = torch.from_numpy(normal(4, 2)), torch.from_numpy(normal(4, 2, seed=5))
-    (y, _), (v, zero) = backends.active().push(lambda p: [Cube.apply(p[0]), torch.ones(2)], [x], [d])
+    (y, _), (v, zero) = backends.active().jvp(lambda p: [Cube.apply(p[0]), torch.ones(2)], [x], [d])
     close([host(y), host(v)], [host(x**3), host(3 * x**2 * d)])
     assert not zero.any() and not y.requires_grad
 

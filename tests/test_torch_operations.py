@@ -262,12 +262,12 @@ def total(f):
 
 @pytest.mark.parametrize("name", NOT_SMOOTH)
 def test_what_is_not_smooth_never_passes_for_smooth(name):
-    assert active().kinked(total(NOT_SMOOTH[name]), [draw()], ()) in (True, None)
+    assert active().has_kinks(total(NOT_SMOOTH[name]), [draw()], ()) in (True, None)
 
 
 @pytest.mark.parametrize("name", SMOOTH)
 def test_what_is_smooth_is_recognised(name):
-    assert active().kinked(total(SMOOTH[name]), [draw()], ()) is False
+    assert active().has_kinks(total(SMOOTH[name]), [draw()], ()) is False
 
 
 # ---- what is carried over cells --------------------------------------------------------------------------------------

@@ -1,51 +1,132 @@
-"""One thin file for each framework, and nothing framework-specific outside them.
+"""One framework in each module, the same functions in all three: `Backend` is their table, `active()` picks one.
 
-Each offers the same handful of functions:
+Nothing specific to a framework stands outside of this folder. `NAME.py` offers the table, and beside it stand
 
-    COMPILE_MODES, AUTO_MODE          names of how it compiles, from the quickest to compile to the fastest to run
-    OPERATIONS_PER_ELEMENT            multiply-adds that take as long as interpolating and summing a number
-    dynamic(cells, way)               whether a compiled function takes a new number of rows without compiling again
-    compile(fn, variables, way)       fn of lists of tensors, compiled; Keras variables are read, never written; its
-                                      `compile_modes` are the names of how it has been run
-    plain(fn, variables)              fn run as it is written, once or twice; None where compiling it is quicker
-    constants(fn, rows, *arrays)      numbers that a trace of fn for so many rows writes down once and for all
-    trace(fn, *arrays)                run fn, on shapes alone where the framework can -> the Keras variables it read
-    gradients(fn, points)             fn(points) -> (rows, k) and, for each point and column, d Σ column / d point
-    curvatures(fn, point, chosen)     rows of the Hessian of fn: (rows, n) -> (rows, k), as (rows, k, chosen, n)
-    slopes(fn, points)                d Σ fn(points) / d point, itself differentiable in what fn closes over, or None
-    secants(fn, points)               the same over the cell from each row to the next one, by finite differences
-    push(fn, points, directions)      fn(points), a list, and its derivatives along the directions, zeros if it has none
-    kinked(fn, points, variables)     whether anything on the way from points to fn(points) has a kink; None if hidden
-    operate(call, xs, rule, rows)     call(*xs), as one operation to secants(), with a rule of core/secant.py
-    inference(model)                  a context in which the model neither trains nor remembers
-    arithmetic(precision)             a context in which float32 is float32 ("full"), or may be rounded to TF32 ("tf32")
-    devices()                         names of the devices there are, such as "gpu:0", those the framework prefers first
-    on(device, kept)                  a context of one thread: tensors land on a device, and what is compiled reads
-                                      copies of the variables there, which `kept`, a dict, holds on to
-    lookups(layers)                   (path, module) of the framework's own modules inside that look up vectors for ids
-    outside(layers)                   handlers for `intercepted` of those that cannot be compiled with the rest
-    send(array)                       rows of a NumPy array as what is compiled takes them
-    host(array)                       a tensor of the framework as a NumPy array
-    owns(x)                           whether x is a tensor of the framework
-    symbolic(x)                       whether it is one of a function that is being traced, and has no numbers
-    staging()                         whether a function is being traced, inside of which nothing has numbers
-    widest()                          the widest float it computes in as it is configured
-    out_of_memory(error)              whether that is what the error says
-    free()                            bytes of the device's memory that are free, None where it does not tell
-    rows_in_flight(width, operations) rows per call that suit a model whose forward makes `width` numbers of a row in so
-                                      many operations
-    describe()                        versions and device, for the provenance
-
-`active()` is the one for the backend that Keras chose when it was imported.
+    NAME_private.py     names that the framework does not promise to keep, and what happens without each
+    NAME_rows.py        which axis of a tensor counts the rows of the batch (TensorFlow and JAX, which trace)
+    NAME_rules.py       which rule of `core/secant.py` each operation gets
+    NAME_secants.py     how the operations of a model are found, and run with a rule for their way back
+    NAME_survey.py      whether a function has kinks, told from its operations
 """
 
 import contextlib
 import functools
 import importlib
 import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import keras
+import numpy as np
+
+Function = Callable[[list], Any]
+"""A function of a list of tensors, each (rows, *shape of a row), to one tensor (rows, columns)."""
+Gradients = tuple[Any, Sequence]
+"""F as (rows, columns), and for each point a sequence over columns: d Σ column / d point, or None."""
+
+
+class Backend(Protocol):
+    """What the rest of the package asks of a framework. Tensors are the framework's own, and typed Any.
+
+    *points* are the tensors that are differentiated by, each (rows, *shape of a row); *variables* are Keras variables,
+    which are read and never written.
+    """
+
+    COMPILE_MODES: tuple[str, ...]
+    """Names of how it compiles, from the quickest to compile to the fastest to run."""
+    AUTO_MODE: str
+    """The mode that stands for compile="auto"."""
+    OPERATIONS_PER_ELEMENT: int
+    """Multiply-adds that take as long as interpolating and summing one number."""
+
+    def dynamic(self, cells: bool, compile_mode: str = ...) -> bool:
+        """Whether a compiled function takes a new number of rows without compiling again; `cells`: it holds secants."""
+
+    def compile(self, fn: Callable, variables: Sequence, compile_mode: str = ...) -> Callable:
+        """fn of lists of tensors, compiled. `compile_modes` of the result are the names of how it has been run."""
+
+    def plain(self, fn: Callable, variables: Sequence) -> Callable | None:
+        """fn to be run as it is written, once or twice; None where compiling it is quicker."""
+
+    def constants(self, fn: Callable, rows: int, *args: Any) -> list:
+        """Numbers that a trace of fn for so many rows writes down once and for all."""
+
+    def trace(self, fn: Callable, *arrays: Sequence) -> list:
+        """The Keras variables that fn reads: it is run on shapes alone where the framework can do that."""
+
+    def gradients(self, fn: Function, points: Sequence) -> Gradients:
+        """fn(points), and its derivatives by each point."""
+
+    def secants(self, fn: Function, points: Sequence) -> Gradients:
+        """The same over the cell from each row to the next one, by finite differences (`core/secant.py`)."""
+
+    def curvatures(self, fn: Callable, point: Any, chosen: Any) -> Any:
+        """Rows of the Hessian of fn: (rows, n) -> (rows, k), those of the `chosen` entries: (rows, k, chosen, n)."""
+
+    def slopes(self, fn: Function, points: Sequence) -> Sequence:
+        """d Σ fn(points) / d point or None for each, itself differentiable in what fn closes over."""
+
+    def jvp(self, fn: Callable, points: Sequence, directions: Sequence) -> tuple[Sequence, Sequence]:
+        """fn(points), a list, and its derivatives along the directions, zeros where it has none."""
+
+    def has_kinks(self, fn: Function, points: Sequence, variables: Sequence) -> bool | None:
+        """Whether an operation between the points and fn(points) has a kink or a step; None if some are hidden."""
+
+    def composite_op(self, call: Callable, xs: Sequence, rule: str, rows: Any) -> Any:
+        """call(*xs), as one operation to `secants`, with the rule of `core/secant.py` that has this name."""
+
+    def inference(self, model: Any) -> AbstractContextManager:
+        """A context in which the model neither trains nor remembers."""
+
+    def arithmetic(self, precision: str) -> AbstractContextManager:
+        """A context in which float32 is float32 ("full"), or may be rounded to TF32 ("tf32")."""
+
+    def devices(self) -> list[str]:
+        """Names of the devices, such as "gpu:0", those that the framework prefers first."""
+
+    def on(self, device: str, kept: dict) -> AbstractContextManager:
+        """A context of one thread: tensors land on the device, and compiled functions read copies of the variables
+        there, which `kept` holds on to.
+        """
+
+    def lookups(self, layers: Iterable) -> list[tuple[str, Any]]:
+        """(path, module) of the framework's own modules inside the layers that look up vectors for ids."""
+
+    def outside(self, layers: Iterable) -> Mapping:
+        """Handlers for `intercepted` of those layers that cannot be compiled with the others."""
+
+    def send(self, array: np.ndarray) -> Any:
+        """A host array in the form in which compiled functions take it."""
+
+    def host(self, array: Any) -> np.ndarray:
+        """A tensor as a host array."""
+
+    def owns(self, x: Any) -> bool:
+        """Whether x is a tensor of the framework."""
+
+    def symbolic(self, x: Any) -> bool:
+        """Whether x is a tensor of a function that is being traced, and has no numbers."""
+
+    def staging(self) -> bool:
+        """Whether a function is being traced by this thread, inside of which no tensor has numbers."""
+
+    def widest(self) -> str:
+        """The widest float that it computes in as it is configured."""
+
+    def out_of_memory(self, error: Exception) -> bool:
+        """Whether an error says that memory ran out."""
+
+    def free(self) -> int | None:
+        """Bytes of the device's memory that are free; None where it does not tell."""
+
+    def rows_in_flight(self, width: int, operations: int) -> int:
+        """Rows per call that suit a model whose forward makes `width` numbers of a row in so many operations."""
+
+    def describe(self) -> tuple[dict[str, str], str]:
+        """Versions and device, for the provenance."""
+
 
 tracing = threading.RLock()  # held while a model is traced, which its layers expect of one thread at a time
 
@@ -53,35 +134,36 @@ tracing = threading.RLock()  # held while a model is traced, which its layers ex
 class Reads(keras.StatelessScope):
     """A scope that changes no Keras variable and notes which are read, also those a function merely closes over."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        self.variables = {}
+        self.variables: dict[int, Any] = {}
 
-    def get_current_value(self, variable):
+    def get_current_value(self, variable: Any) -> Any:
         self.variables[id(variable)] = variable
         return super().get_current_value(variable)
 
 
-def main_memory():
+def main_memory() -> int | None:
     """Bytes of main memory that may still be used, by the machine and by the group of processes; None if not told."""
-    found = []
+    limits = []
     with contextlib.suppress(OSError, ValueError, IndexError):
         text = Path("/proc/meminfo").read_text()
-        found.append(1024 * int(text.split("MemAvailable:")[1].split()[0]))
+        limits.append(1024 * int(text.split("MemAvailable:")[1].split()[0]))
     with contextlib.suppress(OSError, ValueError):  # a container's
         group = Path("/sys/fs/cgroup")
-        most, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
-        found.append(int(most) - int(used))
-    return max(0, min(found)) if found else None
+        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        limits.append(int(limit) - int(used))
+    return max(0, min(limits)) if limits else None
 
 
 class Copies(threading.local):
     """The variables as the device of this thread has them: themselves, unless a device was named."""
 
-    kept = put = None
+    kept: dict | None = None
+    put: Callable | None = None
 
     @contextlib.contextmanager
-    def held(self, kept, put):
+    def held(self, kept: dict, put: Callable) -> Iterator[None]:
         """For the length of a block, copies made by `put` when they are first read, and held in `kept`."""
         before = self.kept, self.put
         self.kept, self.put = kept, put
@@ -90,8 +172,8 @@ class Copies(threading.local):
         finally:
             self.kept, self.put = before
 
-    def of(self, variables):
-        if self.kept is None:
+    def of(self, variables: Sequence) -> list:
+        if self.kept is None or self.put is None:
             return [v.value for v in variables]
         for v in variables:
             if id(v) not in self.kept:
@@ -111,12 +193,12 @@ class Switch:
         turn: sets a precision -> a function that puts back what was there.
     """
 
-    def __init__(self, turn):
+    def __init__(self, turn: Callable[[str], Callable]) -> None:
         self.turn, self.asked, self.now, self.back = turn, [], None, None
         self.lock = threading.Lock()
 
     @contextlib.contextmanager
-    def __call__(self, precision):
+    def __call__(self, precision: str) -> Iterator[None]:
         with self.lock:
             self.asked.append(precision)
             self._settle()
@@ -137,26 +219,26 @@ class Switch:
 
 
 @functools.cache
-def active():
-    """The file of the framework that Keras runs on in this process."""
+def active() -> Backend:
+    """The module of the framework that Keras runs on in this process."""
     name = keras.config.backend()
     if name not in ("tensorflow", "jax", "torch"):
         raise ValueError(
             f"Expected Keras on tensorflow, jax or torch, received KERAS_BACKEND={name!r}. "
             "Set KERAS_BACKEND to one of the three before keras is imported."
         )
-    return importlib.import_module(f"aumann.backends.{name}")
+    return cast(Backend, importlib.import_module(f"aumann.backends.{name}"))
 
 
-def compile_mode(compile):
+def compile_mode(compile: bool | str) -> str:
     """What `compile=` asks for: one of the backend's `COMPILE_MODES`, or what it takes for "auto"."""
     compile_modes = active().COMPILE_MODES
     if isinstance(compile, bool) and (compile or len(compile_modes) > 1):
         return compile_modes[-1 if compile else 0]
     if isinstance(compile, str) and compile in ("auto", *compile_modes):
         return active().AUTO_MODE if compile == "auto" else compile
-    there = [repr(w) for w in ("auto", True, *([False] if len(compile_modes) > 1 else []), *compile_modes)]
+    choices = [repr(c) for c in ("auto", True, *([False] if len(compile_modes) > 1 else []), *compile_modes)]
     raise ValueError(
-        f"Expected compile= one of {', '.join(there)}, which is what there is on {keras.config.backend()}; received "
+        f"Expected compile= one of {', '.join(choices)}, which is what there is on {keras.config.backend()}; received "
         f"{compile!r}. Leave it out, or choose one of these."
     )

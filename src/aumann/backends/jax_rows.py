@@ -2,14 +2,143 @@
 
 An axis counts the rows if its index is row · m + j for some m ≥ 1: a batch of sequences that is reshaped to a batch
 of words still does. Where no axis does, or where it is not known which, the axis is LOST.
+
+A tensor moves if a moving input leads to it; of one that does not move there is no axis, which is written None.
 """
 
 import math
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from aumann.backends import jax_private as private
+from aumann.backends.jax_private import is_literal
+
+Axes = list[int | None]
 
 LOST = -1
+COMPOSITE = "secant_"  # begins the name of a function that is one operation to secants; its rule follows
 
 
-def follow(eqn, axes, rows):
+def spread(jaxpr: Any, axes: Axes, rows: int, through: bool = False) -> dict:
+    """{variable: axis of the rows} of all that moves when some inputs do, integers and truths included.
+
+    With `through`, also what moves while its gradient is stopped.
+    """
+    shifts = maxima(jaxpr) if through else ()
+    row_axes = {v: k for v, k in zip(jaxpr.invars, axes, strict=True) if k is not None}
+    for eqn in jaxpr.eqns:
+        ins = axes_of(row_axes, eqn.invars)
+        stopped = eqn.primitive.name == private.STOP and (not through or one_of(eqn.invars[0], shifts))
+        if not stopped and any(k is not None for k in ins):
+            outs = _followed(eqn, ins, rows, through)
+            row_axes.update((v, k) for v, k in zip(eqn.outvars, outs, strict=True) if k is not None)
+    return row_axes
+
+
+def axes_of(row_axes: dict, variables: Iterable) -> Axes:
+    return [None if is_literal(v) else row_axes.get(v) for v in variables]
+
+
+def one_of(v: Any, variables: Any) -> bool:
+    """Whether v is one of some variables. A number that stands in the jaxpr is none, and has no hash."""
+    return not is_literal(v) and v in variables
+
+
+def _followed(eqn, axes, rows, through):
+    """The axis of the rows in each output of an operation."""
+    name = eqn.primitive.name
+    if name == private.LOOP:
+        return [0] * len(eqn.outvars) if mapped(eqn, axes) else looped(eqn, axes, rows, through)[1]
+    if name == private.BRANCH:
+        branches = [_inside(b.jaxpr, axes[1:], rows, through) for b in eqn.params["branches"]]
+        return [joined(each) for each in zip(*branches, strict=True)]
+    inner = private.body(eqn) or private.opaque_body(eqn)
+    if inner is None:
+        return follow(eqn, axes, rows)
+    out_axes = _inside(inner.jaxpr, axes, rows, through)
+    if str(eqn.params.get("name", "")).startswith(COMPOSITE):  # a layer of Keras, or an activation
+        out_axes = [k if k != LOST else other for k, other in zip(out_axes, follow(eqn, axes, rows), strict=True)]
+    return out_axes
+
+
+def _inside(jaxpr, axes, rows, through):
+    return axes_of(spread(jaxpr, axes, rows, through), jaxpr.outvars)
+
+
+def looped(eqn: Any, axes: Axes, rows: int, through: bool = False) -> tuple[Axes, Axes]:
+    """The axes of the inputs of a loop's body, after any number of turns, and of the outputs of the loop."""
+    p = eqn.params
+    consts, carried = p["num_consts"], p["num_consts"] + p["num_carry"]
+    # what is scanned loses its first axis, which must not be that of the rows
+    axes = [*axes[:carried], *(k if k is None else LOST if k < 1 else k - 1 for k in axes[carried:])]
+    while True:
+        after = _inside(p["jaxpr"].jaxpr, axes, rows, through)
+        grown = [joined(two) for two in zip(axes[consts:carried], after[: p["num_carry"]], strict=True)]
+        if grown == axes[consts:carried]:
+            stacked = [k if k is None or k == LOST else k + 1 for k in after[p["num_carry"] :]]
+            return axes, [*after[: p["num_carry"]], *stacked]
+        axes[consts:carried] = grown
+
+
+def mapped(eqn: Any, axes: Axes) -> Any:
+    """A loop over the rows that carries nothing from one to the next, as a jaxpr of all rows at once; else None."""
+    p = eqn.params
+    consts = p["num_consts"]
+    if p["num_carry"] or any(k is not None for k in axes[:consts]) or any(axes[consts:]) or 0 not in axes[consts:]:
+        return None
+    one = private.function_of(p["jaxpr"])
+    if one is None:
+        return None
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+    every = jax.vmap(one, in_axes=(*(None,) * consts, *(0,) * (len(shapes) - consts)))
+    return jax.make_jaxpr(every)(*shapes)
+
+
+def composite_rule(eqn: Any) -> str | None:
+    """The name of the rule that an operation was given by `composite_op`, or None."""
+    name = str(eqn.params.get("name", "")) if eqn.primitive.name in private.JIT else ""
+    return name.removeprefix(COMPOSITE) if name.startswith(COMPOSITE) else None
+
+
+# Operations that keep a maximum a maximum.
+KEEPING = set(
+    "max is_finite select_n broadcast_in_dim reshape transpose squeeze expand_dims convert_element_type copy "
+    "stop_gradient".split()
+)
+
+
+def maxima(jaxpr: Any) -> set:
+    """Variables that hold a maximum, or 0 where that is not finite. With its gradient stopped it is what a softmax
+    subtracts from its exponents, and changes nothing.
+    """
+    variables: set = set()
+    for eqn in jaxpr.eqns:
+        name, inputs = eqn.primitive.name, [v for v in eqn.invars if not is_literal(v)]
+        kept = name in KEEPING
+        constant = name == "broadcast_in_dim" and not inputs
+        if name == "reduce_max" or constant or (kept and inputs and all(v in variables for v in inputs)):
+            variables.update(eqn.outvars)
+    return variables
+
+
+def is_blind(axes: Axes, out_axes: Axes) -> bool:
+    """Whether the rows cannot be told apart in the inputs or in the outputs of an operation."""
+    return LOST in axes or LOST in out_axes or all(k is None for k in out_axes)
+
+
+def rows_first(x: Any, k: int | None) -> Any:
+    """x with axis k moved to the front."""
+    return jax.numpy.moveaxis(x, k, 0) if k else x
+
+
+def rows_back(x: Any, k: int | None) -> Any:
+    """x with its first axis moved back to k."""
+    return jax.numpy.moveaxis(x, 0, k) if k else x
+
+
+def follow(eqn: Any, axes: Axes, rows: int) -> Axes:
     """The axis of the rows in each output of an operation without a body of its own.
 
     Args:
@@ -19,10 +148,10 @@ def follow(eqn, axes, rows):
     return [joined(_one(eqn, i, k, v.aval.shape, rows) for i, k in _moving(axes)) for v in eqn.outvars]
 
 
-def joined(axes):
+def joined(axes: Iterable[int | None]) -> int | None:
     """The axis that several agree on; None of several that do not move."""
-    found = {k for k in axes if k is not None}
-    return found.pop() if len(found) == 1 else LOST if found else None
+    distinct = {k for k in axes if k is not None}
+    return distinct.pop() if len(distinct) == 1 else LOST if distinct else None
 
 
 def _moving(axes):
@@ -33,8 +162,8 @@ def _one(eqn, i, k, out, rows):
     if k == LOST:
         return LOST
     shape = eqn.invars[i].aval.shape
-    found = RULES.get(eqn.primitive.name, _alike)(eqn.params, i, k, shape, out, rows)
-    return found if 0 <= found < len(out) and out[found] and out[found] % rows == 0 else LOST
+    axis = RULES.get(eqn.primitive.name, _alike)(eqn.params, i, k, shape, out, rows)
+    return axis if 0 <= axis < len(out) and out[axis] and out[axis] % rows == 0 else LOST
 
 
 def _alike(p, i, k, shape, out, rows):

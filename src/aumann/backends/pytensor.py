@@ -4,6 +4,9 @@ The graph is compiled by PyTensor and called on host arrays; what selects the ta
 the chain rule joins the two.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 import pytensor
@@ -23,7 +26,7 @@ class Graph:
         name: how the provenance calls it.
     """
 
-    def __init__(self, inputs, outputs, name="pytensor graph"):
+    def __init__(self, inputs: Any, outputs: Any, name: str = "pytensor graph") -> None:
         self.name = name
         self.several_inputs, self.several_outputs = (
             isinstance(inputs, (list, tuple)),
@@ -37,12 +40,12 @@ class Graph:
         slopes = pytensor.grad(score, self.inputs, disconnected_inputs="ignore")
         self._backward = pytensor.function([*self.inputs, *weights], slopes, on_unused_input="ignore")
 
-    def __call__(self, *inputs):
+    def __call__(self, *inputs: Any) -> Any:
         """Outputs at the inputs, one array or tensor for each symbolic input (or one list of them)."""
         outputs = [keras.ops.convert_to_tensor(y) for y in self._forward(*self._host(inputs))]
         return outputs if self.several_outputs else outputs[0]
 
-    def pull(self, points, cotangents):
+    def pull(self, points: Sequence, cotangents: Sequence) -> list:
         """Σ cotangent · ∂output/∂point for each point: the vector–Jacobian product."""
         host = [
             np.asarray(keras.ops.convert_to_numpy(c), y.dtype) for c, y in zip(cotangents, self.symbols, strict=True)

@@ -2,27 +2,40 @@
 
 import contextlib
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import tree
 
-from aumann.backends import Reads, Switch, copies, main_memory, tensorflow_secants, tracing
-from aumann.backends.tensorflow_secants import operate as operate
-from aumann.backends.tensorflow_secants import secants as secants
+from aumann.backends import (
+    Function,
+    Gradients,
+    Reads,
+    Switch,
+    copies,
+    main_memory,
+    tensorflow_secants,
+    tensorflow_survey,
+    tracing,
+)
+from aumann.backends.tensorflow_secants import composite_op as composite_op
 
-COMPILE_MODES = "graph", "xla"
+COMPILE_MODES: tuple[str, ...] = "graph", "xla"
 AUTO_MODE = "either"
 OPERATIONS_PER_ELEMENT = 8
 PATIENCE = 5  # times of tracing a graph that it runs on one shape before XLA is tried, which compiles for about one
 
 
-def dynamic(cells, compile_mode="graph"):
+def dynamic(cells: bool, compile_mode: str = "graph") -> bool:
     """Graphs take any number of rows; what XLA compiles, as it does some rules of secants, does not."""
     return compile_mode != "xla" and not cells
 
 
-def compile(fn, variables, compile_mode="graph"):
+def compile(fn: Callable, variables: Sequence, compile_mode: str = "graph") -> Callable:
     """A `tf.function`; variables are captured by reference, so later training is seen without a new trace.
 
     On a device that was named they are arguments, and their copies there are passed. Where XLA fails, as it has no
@@ -59,10 +72,10 @@ def compile(fn, variables, compile_mode="graph"):
         except (TypeError, ValueError):  # a function that asks for the number of rows gets its number
             key, specs = made(tree.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), args), state)
         try:
-            found = graphs[key](state, *args)
+            result = graphs[key](state, *args)
             if compile_mode != "either":
                 compile_modes.add("graph" if key in refused else compile_mode)
-            return found
+            return result
         except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
             if compile_mode == "xla" and key not in refused:
                 refused.add(key)
@@ -77,7 +90,7 @@ def compile(fn, variables, compile_mode="graph"):
     return run
 
 
-def plain(fn, variables):
+def plain(fn: Callable, variables: Sequence) -> Callable | None:
     """Run operation by operation: a graph takes longer to trace than a few rows take."""
 
     def run(*args):
@@ -108,11 +121,11 @@ class _Either:
         calls = self.calls[shapes] = self.calls.get(shapes, 0) + 1
         if calls & (calls - 1):  # timing waits for the device: at calls 1, 2, 4, … only
             return self.graph(*args)
-        found, seconds = _timed(self.graph, args)
+        result, seconds = _timed(self.graph, args)
         seconds = self.least[shapes] = min(seconds, self.least.get(shapes, seconds))  # a machine may stall
         if calls * seconds > self.long:
             self.settled[shapes] = self._faster(args, seconds)
-        return found
+        return result
 
     def _faster(self, args, seconds):
         try:
@@ -129,9 +142,9 @@ class _Either:
 def _timed(fn, args):
     tf.test.experimental.sync_devices()
     start = time.perf_counter()
-    found = fn(*args)
+    result = fn(*args)
     tf.test.experimental.sync_devices()
-    return found, time.perf_counter() - start
+    return result, time.perf_counter() - start
 
 
 def _spec(x):
@@ -140,7 +153,7 @@ def _spec(x):
     return tf.TensorSpec([None, *shape[1:]] if shape and shape[0] != 1 else shape, x.dtype)
 
 
-def trace(fn, *arrays):
+def trace(fn: Callable, *arrays: Sequence) -> list:
     """Builds the graph of fn without running it."""
     specs = [[tf.TensorSpec(a.shape, a.dtype) for a in group] for group in arrays]
     reads = Reads()
@@ -154,13 +167,12 @@ def trace(fn, *arrays):
     return list(reads.variables.values())
 
 
-def constants(fn, rows, *args):
+def constants(fn: Callable, rows: int, *args: Any) -> list:
     """What runs as it is written draws at every call what it draws at all."""
     return []
 
 
-def gradients(fn, points):
-    k = None
+def gradients(fn: Function, points: Sequence) -> Gradients:
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(points)
         values = fn(points)
@@ -175,7 +187,11 @@ def gradients(fn, points):
         ) from error
 
 
-def slopes(fn, points):
+def secants(fn: Function, points: Sequence) -> Gradients:
+    return tensorflow_secants.secants(fn, points)
+
+
+def slopes(fn: Function, points: Sequence) -> Sequence:
     """Under the caller's tape, if there is one, which records this one's gradient too."""
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(points)
@@ -183,7 +199,7 @@ def slopes(fn, points):
     return tape.gradient(values, points)
 
 
-def curvatures(fn, point, chosen):
+def curvatures(fn: Callable, point: Any, chosen: Any) -> Any:
     """Reverse over reverse, one direction after another: what `tf.vectorized_map` makes of some operations fails."""
     with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
         tape.watch(point)
@@ -203,40 +219,40 @@ def curvatures(fn, point, chosen):
     return tf.stack([tf.transpose(rows(slope), (1, 0, 2)) for slope in slopes], axis=1)
 
 
-def push(fn, points, directions):
+def jvp(fn: Callable, points: Sequence, directions: Sequence) -> tuple[Sequence, Sequence]:
     """Forward mode; where a function brings a gradient of its own, or an operation, as some loops, has no forward mode,
-    the derivative of the pull, which is linear in what it pulls.
+    the derivative of the vjp, which is linear in its cotangent.
     """
     before = len(tf.compat.v1.get_default_graph().get_operations())
     try:
         with tf.autodiff.ForwardAccumulator(points, directions) as forward:
             values = fn(points)
-    except (TypeError, ValueError, LookupError):  # of the model itself it comes again
-        return _push_by_pulls(fn, points, directions)
-    if tensorflow_secants.custom(tf.compat.v1.get_default_graph().get_operations()[before:]):
-        return _push_by_pulls(fn, points, directions)
+    except (TypeError, ValueError, LookupError):  # an error of the model itself is raised again
+        return _jvp_by_vjps(fn, points, directions)
+    if tensorflow_secants.has_custom_gradient(tf.compat.v1.get_default_graph().get_operations()[before:]):
+        return _jvp_by_vjps(fn, points, directions)
     return values, [forward.jvp(y, tf.UnconnectedGradients.ZERO) for y in values]
 
 
-def _push_by_pulls(fn, points, directions):
+def _jvp_by_vjps(fn, points, directions):
     with tf.GradientTape(watch_accessed_variables=False) as outer:
         with tf.GradientTape(watch_accessed_variables=False) as inner:
             inner.watch(points)
             values = fn(points)
-        probes = [tf.zeros_like(y) for y in values]
-        outer.watch(probes)
-        pulled = inner.gradient(values, points, probes, tf.UnconnectedGradients.ZERO)
-        total = tf.add_n([tf.reduce_sum(g * d) for g, d in zip(pulled, directions, strict=True)])
-    return values, outer.gradient(total, probes, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+        cotangents = [tf.zeros_like(y) for y in values]
+        outer.watch(cotangents)
+        carried = inner.gradient(values, points, cotangents, tf.UnconnectedGradients.ZERO)
+        total = tf.add_n([tf.reduce_sum(g * d) for g, d in zip(carried, directions, strict=True)])
+    return values, outer.gradient(total, cotangents, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
 
-def kinked(fn, points, variables):
+def has_kinks(fn: Function, points: Sequence, variables: Sequence) -> bool | None:
     with keras.StatelessScope():
-        return tensorflow_secants.kinked(fn, points)
+        return tensorflow_survey.has_kinks(fn, points)
 
 
 @contextlib.contextmanager
-def inference(model):
+def inference(model: Any) -> Iterator[None]:
     """Nothing to hold: `training=False` is passed to the model and a graph keeps no global state."""
     yield
 
@@ -249,65 +265,69 @@ def _turn(precision):
     return lambda: config.enable_tensor_float_32_execution(before)
 
 
-arithmetic = Switch(_turn)
+_precision = Switch(_turn)
 
 
-def devices():
+def arithmetic(precision: str) -> AbstractContextManager:
+    return _precision(precision)
+
+
+def devices() -> list[str]:
     """Accelerators first, the CPU last."""
     names = [d.name.removeprefix("/device:").lower() for d in tf.config.list_logical_devices()]
     return sorted(names, key=lambda name: name.startswith("cpu"))
 
 
 @contextlib.contextmanager
-def on(device, kept):
+def on(device: str, kept: dict) -> Iterator[None]:
     with tf.device(device.upper()), copies.held(kept, tf.identity):
         yield
 
 
-def lookups(layers):
+def lookups(layers: Iterable) -> list[tuple[str, Any]]:
     """Keras has its own."""
     return []
 
 
-def outside(layers):
+def outside(layers: Iterable) -> Mapping:
     """Everything that Keras has runs where the rest does."""
     return {}
 
 
-def send(array):
+def send(array: np.ndarray) -> Any:
     return tf.convert_to_tensor(array)
 
 
-def host(array):
+def host(array: Any) -> np.ndarray:
     return array.numpy() if hasattr(array, "numpy") else array
 
 
-def widest():
+def widest() -> str:
     return "float64"
 
 
-def owns(x):
+def owns(x: Any) -> bool:
     return isinstance(x, (tf.Tensor, tf.Variable))
 
 
-def symbolic(x):
+def symbolic(x: Any) -> bool:
     return tf.is_symbolic_tensor(x) if isinstance(x, tf.Tensor) else False
 
 
-def staging():
+def staging() -> bool:
     return not tf.executing_eagerly()
 
 
-def out_of_memory(error):
+def out_of_memory(error: Exception) -> bool:
     return isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError))
 
 
-def free():
+def free() -> int | None:
     """Nobody tells how much of a GPU is left."""
     return None if "GPU" in tf.zeros(()).device else main_memory()
 
 
-def rows_in_flight(width, operations):
+def rows_in_flight(width: int, operations: int) -> int:
     """On CPU as many as make three million numbers in an operation: 16384 of a small MLP, 1000 of a LeNet, 20 of
     MobileNetV2, 4000 and more of a small transformer. On a GPU, what it may hold.
     """
@@ -316,6 +336,6 @@ def rows_in_flight(width, operations):
     return min((3 << 20) * operations // width, 16384)
 
 
-def describe():
+def describe() -> tuple[dict[str, str], str]:
     gpus = tf.config.list_logical_devices("GPU")
     return {"tensorflow": tf.__version__}, gpus[0].name if gpus else "cpu"

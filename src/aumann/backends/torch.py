@@ -3,29 +3,34 @@
 import contextlib
 import itertools
 import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
 import keras
+import numpy as np
 import torch
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from aumann.backends import Reads, Switch, copies, main_memory, torch_inductor, torch_secants
-from aumann.backends.torch_secants import Secants
-from aumann.backends.torch_secants import operate as operate
+from aumann.backends import Function, Gradients, Reads, Switch, copies, main_memory, torch_inductor, torch_survey
+from aumann.backends import torch_private as private
+from aumann.backends.torch_secants import Secants, feed
+from aumann.backends.torch_secants import composite_op as composite_op
 
-COMPILE_MODES = "eager", "inductor"
+COMPILE_MODES: tuple[str, ...] = "eager", "inductor"
 AUTO_MODE = "eager"
 OPERATIONS_PER_ELEMENT = 64
 
-_one_level = threading.RLock()  # forward mode is of the whole process, and not nested
+_forward_mode = threading.RLock()  # of the whole process, and not nested
 
 
-def dynamic(cells, compile_mode="eager"):
+def dynamic(cells: bool, compile_mode: str = "eager") -> bool:
     """Inductor compiles every shape."""
     return compile_mode == "eager"
 
 
-def compile(fn, variables, compile_mode="eager"):
+def compile(fn: Callable, variables: Sequence, compile_mode: str = "eager") -> Callable:
     """Eager unless asked: inductor takes seconds to minutes for each shape, and pays in long jobs."""
 
     def stateless(state, args):
@@ -41,11 +46,11 @@ def compile(fn, variables, compile_mode="eager"):
     return run
 
 
-def plain(fn, variables):
+def plain(fn: Callable, variables: Sequence) -> Callable | None:
     return compile(fn, variables, "eager")
 
 
-def constants(fn, rows, *args):
+def constants(fn: Callable, rows: int, *args: Any) -> list:
     """What runs as it is written draws at every call what it draws at all."""
     return []
 
@@ -54,17 +59,21 @@ def _mapping(variables):
     return [(v, value.detach()) for v, value in zip(variables, copies.of(variables), strict=True)]
 
 
-def trace(fn, *arrays):
+def trace(fn: Callable, *arrays: Sequence) -> list:
     """torch has no cheap abstract evaluation that every model survives: runs for real."""
     with torch.no_grad(), Reads() as reads:
         fn(*([keras.ops.convert_to_tensor(a) for a in group] for group in arrays))
     return list(reads.variables.values())
 
 
-def gradients(fn, points, grad=torch.autograd.grad):
+def gradients(fn: Function, points: Sequence) -> Gradients:
+    return _gradients(fn, points, torch.autograd.grad)
+
+
+def _gradients(fn, points, grad):
     with torch.enable_grad():
         points = [p.detach().requires_grad_() for p in points]
-        values = fn(torch_secants.feed(points))
+        values = fn(feed(points))
         k = values.shape[1]
         columns = []
         for c in range(k):
@@ -75,9 +84,9 @@ def gradients(fn, points, grad=torch.autograd.grad):
     return values.detach(), [list(row) for row in zip(*columns, strict=True)]
 
 
-def curvatures(fn, point, chosen):
+def curvatures(fn: Callable, point: Any, chosen: Any) -> Any:
     """Reverse over reverse, one direction after another: every operation that can be differentiated twice will do."""
-    with torch.enable_grad(), twice():
+    with torch.enable_grad(), _twice():
         point = point.detach().requires_grad_()
         values = fn(point)
         columns = []
@@ -89,8 +98,8 @@ def curvatures(fn, point, chosen):
     return torch.stack(columns, 1)
 
 
-def slopes(fn, points):
-    with torch.enable_grad(), twice():
+def slopes(fn: Function, points: Sequence) -> Sequence:
+    with torch.enable_grad(), _twice():
         points = [p if p.requires_grad else p.requires_grad_() for p in points]
         values = fn(points).sum()
         if not values.requires_grad:
@@ -98,50 +107,54 @@ def slopes(fn, points):
         return torch.autograd.grad(values, points, create_graph=True, allow_unused=True)
 
 
-def secants(fn, points):
+def secants(fn: Function, points: Sequence) -> Gradients:
     """The block lasts until the way back is done: what is computed anew on it carries secants too."""
+
+    def grad(values, points, retain_graph, allow_unused):
+        return private.run_backward(values, points, retain_graph, allow_unused)
+
     with Secants(len(points[0])):
-        return gradients(fn, points, torch_secants.outermost)
+        return _gradients(fn, points, grad)
 
 
-def push(fn, points, directions):
-    """Forward mode; where an operation has none, the derivative of the pull, which is linear in what it pulls."""
+def jvp(fn: Callable, points: Sequence, directions: Sequence) -> tuple[Sequence, Sequence]:
+    """Forward mode; where an operation has none, the derivative of the vjp, which is linear in its cotangent."""
     try:
-        with _one_level, twice(), forward_ad.dual_level():
+        with _forward_mode, _twice(), forward_ad.dual_level():
             pairs = [forward_ad.unpack_dual(y) for y in fn(list(map(forward_ad.make_dual, points, directions)))]
     except (NotImplementedError, ValueError) as error:  # the second where the model's error was told in other words
         if not any(isinstance(e, NotImplementedError) for e in (error, error.__cause__)):
             raise
-        return _push_by_pulls(fn, points, directions)
+        return _jvp_by_vjps(fn, points, directions)
     return [y for y, _ in pairs], [torch.zeros_like(y) if v is None else v for y, v in pairs]
 
 
-def twice():
+def _twice() -> AbstractContextManager:
     """A block in which attention is made of operations that can be differentiated twice: the fused ones cannot."""
     return sdpa_kernel(SDPBackend.MATH)
 
 
-def _push_by_pulls(fn, points, directions):
-    with torch.enable_grad(), twice():
+def _jvp_by_vjps(fn, points, directions):
+    with torch.enable_grad(), _twice():
         points = [p.detach().requires_grad_() for p in points]
         values = [y if y.requires_grad else y.detach().requires_grad_() for y in fn(points)]
-        probes = [torch.zeros_like(y, requires_grad=True) for y in values]
-        pulled = torch.autograd.grad(values, points, probes, create_graph=True, allow_unused=True)
-        total = sum((g * d).sum() for g, d in zip(pulled, directions, strict=True) if g is not None)
-        tangents = [None] * len(probes)
+        cotangents = [torch.zeros_like(y, requires_grad=True) for y in values]
+        carried = torch.autograd.grad(values, points, cotangents, create_graph=True, allow_unused=True)
+        total = sum((g * d).sum() for g, d in zip(carried, directions, strict=True) if g is not None)
+        tangents = [None] * len(cotangents)
         if torch.is_tensor(total) and total.requires_grad:
-            tangents = torch.autograd.grad(total, probes, allow_unused=True)
+            tangents = torch.autograd.grad(total, cotangents, allow_unused=True)
     values = [y.detach() for y in values]
     return values, [torch.zeros_like(y) if v is None else v for y, v in zip(values, tangents, strict=True)]
 
 
-def kinked(fn, points, variables):
+def has_kinks(fn: Function, points: Sequence, variables: Sequence) -> bool | None:
     with keras.StatelessScope(state_mapping=_mapping(variables)):
-        return torch_secants.kinked(fn, points)
+        return torch_survey.has_kinks(fn, points)
 
 
 @contextlib.contextmanager
-def inference(model):
+def inference(model: Any) -> Iterator[None]:
     """Training flags, the random state and the cudnn switch are put back as they were.
 
     A foreign module is put in evaluation mode (a Keras model is told by `training=False`). The backward pass of a
@@ -178,7 +191,8 @@ def _turn(precision):
     ones. It cannot be read where the user has spoken in the newer ones alone, and then need not be.
     """
     older, newer = {"full": ("highest", "ieee"), "tf32": ("high", "tf32")}[precision]
-    modern, undo = hasattr(torch._C, "_set_fp32_precision_setter"), contextlib.ExitStack()
+    get, put, undo = private.GET_PRECISION.value, private.SET_PRECISION.value, contextlib.ExitStack()
+    modern = get is not None and put is not None
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:
@@ -191,81 +205,85 @@ def _turn(precision):
         torch.backends.cudnn.allow_tf32 = precision == "tf32"
         return undo.close
     for scope in SCOPES:
-        found = torch._C._get_fp32_precision_getter(*scope)
-        if found != newer:
-            torch._C._set_fp32_precision_setter(*scope, newer)
-            undo.callback(torch._C._set_fp32_precision_setter, *scope, found)
+        word = get(*scope)
+        if word != newer:
+            put(*scope, newer)
+            undo.callback(put, *scope, word)
     return undo.close
 
 
-arithmetic = Switch(_turn)
+_precision = Switch(_turn)
 
 
-def devices():
-    found = [f"gpu:{i}" for i in range(torch.cuda.device_count())]
-    return [*found, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
+def arithmetic(precision: str) -> AbstractContextManager:
+    return _precision(precision)
+
+
+def devices() -> list[str]:
+    gpus = [f"gpu:{i}" for i in range(torch.cuda.device_count())]
+    return [*gpus, *(["mps"] if torch.backends.mps.is_available() else []), "cpu"]
 
 
 @contextlib.contextmanager
-def on(device, kept):
-    where = device.replace("gpu", "cuda")
-    with keras.device(where), copies.held(kept, lambda x: x.detach().to(where)):
+def on(device: str, kept: dict) -> Iterator[None]:
+    name = device.replace("gpu", "cuda")
+    with keras.device(name), copies.held(kept, lambda x: x.detach().to(name)):
         yield
 
 
-def lookups(layers):
-    found = {}
+def lookups(layers: Iterable) -> list[tuple[str, Any]]:
+    modules_by_id = {}
     for layer in layers:
         modules = layer.named_modules() if isinstance(layer, torch.nn.Module) else ()
         for path, m in modules:
             if isinstance(m, (torch.nn.Embedding, torch.nn.EmbeddingBag)):
-                found[id(m)] = path or type(m).__name__, m
-    return list(found.values())
+                modules_by_id[id(m)] = path or type(m).__name__, m
+    return list(modules_by_id.values())
 
 
-def outside(layers):
+def outside(layers: Iterable) -> Mapping:
     """Everything that Keras has runs where the rest does."""
     return {}
 
 
-def send(array):
+def send(array: np.ndarray) -> Any:
     return keras.ops.convert_to_tensor(array)
 
 
-def host(array):
+def host(array: Any) -> np.ndarray:
     array = array.detach().cpu()
     return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
 
 
-def widest():
+def widest() -> str:
     return "float64"
 
 
-def owns(x):
+def owns(x: Any) -> bool:
     return isinstance(x, torch.Tensor)
 
 
-def symbolic(x):
+def symbolic(x: Any) -> bool:
     return isinstance(x, torch.Tensor) and x.device.type == "meta"
 
 
-def staging():
+def staging() -> bool:
     return torch.compiler.is_compiling()
 
 
-def out_of_memory(error):
+def out_of_memory(error: Exception) -> bool:
     """The allocator of the CPU has no exception of its own."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 
-def free():
+def free() -> int | None:
     device = keras.ops.zeros(()).device
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else main_memory()
 
 
-def rows_in_flight(width, operations):
+def rows_in_flight(width: int, operations: int) -> int:
     """On CPU as many as make a million numbers or two in an operation: 16384 of a small MLP, 500 of a LeNet, 10 of
     MobileNetV2, 2000 and more of a small transformer. On a GPU, what it may hold.
     """
@@ -274,6 +292,6 @@ def rows_in_flight(width, operations):
     return min((3 << 19) * operations // width, 16384)
 
 
-def describe():
+def describe() -> tuple[dict[str, str], str]:
     device = keras.ops.zeros(()).device
     return {"torch": torch.__version__}, torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -5,16 +5,19 @@ Dynamo looks at Python, and of a Keras model it sees a new one at every call. He
 it keeps on disk, where the next process finds it.
 """
 
+from collections.abc import Callable
+
 import torch
-from torch.utils import _pytree as pytree
+
+from aumann.backends import torch_private as private
 
 
-def compile(fn):
+def compile(fn: Callable) -> Callable:
     """fn of structures of tensors, compiled for each shape it is called with."""
     graphs = {}
 
     def run(*args):
-        leaves, spec = pytree.tree_flatten(args)
+        leaves, spec = private.flatten(args)
         key = str([(x.shape, x.stride(), x.dtype, x.device) for x in leaves]), spec
         if key not in graphs:
             graphs[key] = _graph(fn, leaves, spec)
@@ -25,15 +28,13 @@ def compile(fn):
 
 def _graph(fn, leaves, spec):
     """(leaves of the arguments) -> what fn returns, for arguments of these shapes."""
-    from torch._inductor import compile as inductor  # seconds, for those who ask for it
-    from torch.fx.experimental.proxy_tensor import make_fx
-
+    inductor, make_fx = private.INDUCTOR.required, private.MAKE_FX.required
     outputs = []
 
     def flat(*leaves):
-        found, structure = pytree.tree_flatten(fn(*pytree.tree_unflatten(leaves, spec)))
-        outputs[:] = [torch.is_tensor(x) for x in found], structure
-        return [x for x in found if torch.is_tensor(x)]
+        leaves, structure = private.flatten(fn(*private.unflatten(leaves, spec)))
+        outputs[:] = [torch.is_tensor(x) for x in leaves], structure
+        return [x for x in leaves if torch.is_tensor(x)]
 
     try:
         with torch.no_grad():
@@ -54,8 +55,8 @@ def _graph(fn, leaves, spec):
 
     def run(leaves):
         with torch.no_grad():
-            found = iter(once(*leaves, *held))
-        return pytree.tree_unflatten([next(found) if there else None for there in tensors], structure)
+            results = iter(once(*leaves, *held))
+        return private.unflatten([next(results) if is_tensor else None for is_tensor in tensors], structure)
 
     return run
 

@@ -2,68 +2,42 @@
 
 A function mode sees every operation of tensors before it runs, inside Keras layers and foreign modules alike, and is
 gone with the block, whatever happens. An operation that moves and is not known to be affine runs as a function with a
-backward of its own; one without a rule of its own is differentiated at the average of the ends of each cell.
+backward of its own, `_Operation`:
+
+    forward     y = call(xs), as ever; xs and y are saved
+    backward    dF/dy of the rows -> rule(vjp, xs, y, dF/dy, rows): dF/dx of the rows, where row k stands for the cell
+                from row k to row k + 1, whose right end the rule reads from the saved tensors shifted by one row
+
+Autograd then does the rest: it adds up cotangents and passes through affine operations, whose derivative at the left
+end is the one all over the cell. An operation without a rule is differentiated at the average of the ends of each cell.
+What each operation gets is in `torch_rules.py`.
 """
 
 import contextlib
 import functools
 import threading
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from aumann.backends import torch_survey
+from aumann.backends import torch_private as private
+from aumann.backends import torch_rules as rules
+from aumann.backends.torch_rules import is_float
 from aumann.core import secant
 
-CACHED = 1 << 19  # numbers of an array: the three or four that a rule holds at a time stay in the cache
 ATTRIBUTES = set(  # what is no operation
     "__get__ __set__ __len__ size dim numel is_contiguous item numpy requires_grad_ register_hook retain_grad stride "
     "storage_offset element_size data_ptr is_floating_point is_complex __repr__ __format__ __hash__ __bool__ __float__ "
     "__int__ __index__ tolist __array__ __dlpack__ __dlpack_device__ untyped_storage nelement ndimension get_device "
     "is_same_size result_type can_cast is_tensor is_nonzero equal allclose broadcast_shapes _set_grad_enabled".split()
 )
-SMOOTH = set(
-    "exp exp2 log log1p log2 log10 expm1 tanh sigmoid expit softplus erf erfc sqrt rsqrt square pow __pow__ "
-    "float_power __rpow__ reciprocal __rdiv__ __rtruediv__ sin cos tan sinh cosh asinh acosh atanh asin acos atan "
-    "arctan arcsin arccos arcsinh arccosh arctanh silu gelu mish logsigmoid log_sigmoid tanhshrink".split()
-)
-KINKED = {"elu", "selu", "celu", "hardswish", "softshrink", "softsign"}
-# Operations that are affine in whatever moves: differentiated as ever.
-AFFINE = set(
-    "add sub subtract rsub __add__ __radd__ __sub__ __rsub__ neg negative __neg__ sum mean reshape view permute "
-    "transpose swapaxes swapdims movedim moveaxis t flatten unflatten squeeze unsqueeze expand expand_as broadcast_to "
-    "cat concat concatenate stack hstack vstack dstack split split_with_sizes tensor_split chunk unbind narrow select "
-    "__getitem__ index_select gather take_along_dim take to float double half bfloat16 type contiguous clone detach "
-    "pad flip fliplr flipud roll tile repeat repeat_interleave cumsum avg_pool1d avg_pool2d avg_pool3d "
-    "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate upsample dropout dropout1d dropout2d "
-    "dropout3d alpha_dropout feature_dropout feature_alpha_dropout masked_fill masked_scatter masked_select tril triu "
-    "diagonal diag diag_embed unfold fold pixel_shuffle pixel_unshuffle as_strided view_as reshape_as ravel type_as "
-    "zero fill copy batch_norm positive real imag as_subclass hsplit vsplit dsplit adjoint rot90 trace where "
-    "__setitem__ index_add index_copy index_fill index_put scatter scatter_add view_as_real view_as_complex conj "
-    "resolve_conj resolve_neg conj_physical complex stft istft fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 "
-    "fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn fft_irfftn fft_hfft fft_ihfft fft_fftshift fft_ifftshift cpu "
-    "cuda".split()
-)
-# Operations that are affine as long as one operand moves.
-PRODUCTS = set(
-    "mul multiply __mul__ __rmul__ matmul __matmul__ __rmatmul__ mm bmm mv dot vdot inner outer ger einsum tensordot "
-    "linear addmm addmv addbmm baddbmm addr conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d "
-    "convolution bilinear kron lerp addcmul cross".split()
-)
-QUOTIENTS = {"div", "divide", "true_divide", "__truediv__", "__div__"}
-# Every number of the result is one of the operand's.
-SELECTIONS = set(
-    "max_pool1d max_pool2d max_pool3d _max_pool1d _max_pool2d _max_pool3d amax amin adaptive_max_pool1d "
-    "adaptive_max_pool2d adaptive_max_pool3d max min sort msort topk kthvalue median nanmedian mode cummax "
-    "cummin".split()
-)
-# Affine operations of which another operand, made of steps, may move: masks and indices.
+# Affine operations of which another operand, a mask or an index, may move: it does so in steps.
 GATED = {"where", "masked_fill", "gather", "take_along_dim"}
-# Entry by entry: what stands beside a row belongs to it, also where its gradient was stopped.
-ENTRYWISE = {"mul", "multiply", "__mul__", "__rmul__", "addcmul", "lerp"} | QUOTIENTS
+# Entry by entry: the other operand's row belongs to the same path point, also where its gradient was stopped.
+ENTRYWISE = {"mul", "multiply", "__mul__", "__rmul__", "addcmul", "lerp"} | rules.QUOTIENTS
 GRADIENTS = {"grad", "backward"}
 
 
@@ -72,30 +46,31 @@ class Secants(TorchFunctionMode):
 
     Args:
         rows: path points in the batch.
-        survey: what is told of the operations, if anything is to be told.
+        survey: notes which kinds of operations there are (`torch_survey.py`), where that is asked for.
     """
 
-    def __init__(self, rows, survey=None):
+    def __init__(self, rows: int, survey: Any = None) -> None:
         super().__init__()
+        private.require_what_secants_need()
         self.rows, self.survey = rows, survey
-        self.exact = False  # a gradient is taken inside the model: that is a derivative, not a secant
-        self.saved, self.reached = [], {}
+        self.exact = False  # while a gradient is taken inside the model: that is a derivative, not a secant
+        self.saved, self.reached = [], {}  # what operations saved; which nodes of the graph lead back to the points
 
     def __enter__(self):
-        _here.blocks.append(self)
+        _thread.blocks.append(self)
         return super().__enter__()
 
     def __exit__(self, *exception):
-        _here.blocks.pop()
+        _thread.blocks.pop()
         self.saved, self.reached = [], {}
         return super().__exit__(*exception)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         name = name_of(func)
-        if self.survey and name in torch_survey.ESCAPES and args and self.survey.moves(args[0]):
-            self.survey.escaped()
-        if name in ATTRIBUTES or transformed():
+        if self.survey:
+            self.survey.look_at(name, args)
+        if name in ATTRIBUTES or private.in_functorch():
             return func(*args, **kwargs)
         target = overwritten(name, args, kwargs)
         if target is not None:
@@ -106,71 +81,77 @@ class Secants(TorchFunctionMode):
             return self._gradient(func, args, kwargs)
         if target is not None:
             return self._in_place(func, name, target, args, kwargs)
-        if name in AFFINE and name not in GATED and not (name == "batch_norm" and trains(args, kwargs)):
+        norm = name == "batch_norm" and rules.is_training(args, kwargs)
+        if name in rules.AFFINE and name not in GATED and not norm:
             return func(*args, **kwargs)
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        here = self.moving(leaves)
-        if here and name in GATED:
-            return self._gated(func, args, kwargs, leaves, spec, here)
-        if here and name in ENTRYWISE:
-            here = [i for i, x in enumerate(leaves) if i in here or (_is_float(x) and beside(x, leaves[here[0]]))]
-        if not here or affine(name, here, leaves):
+        leaves, spec = private.flatten((args, kwargs))
+        indices = self.moving(leaves)
+        if indices and name in GATED:
+            return self._gated(func, args, kwargs, leaves, spec, indices)
+        if indices and name in ENTRYWISE:
+            first = leaves[indices[0]]
+            indices = [i for i, x in enumerate(leaves) if i in indices or (is_float(x) and same_rows(x, first))]
+        if not indices or rules.affine(name, indices, leaves):
             return func(*args, **kwargs)
-        xs, axis = [leaves[i] for i in here], axis_of(name, args)
+        return self._carried(func, name, args, kwargs, leaves, spec, indices)
+
+    def _carried(self, func, name, args, kwargs, leaves, spec, indices):
+        """The operation with a rule of its own for the way back, rows being moved to the first axis for it."""
+        xs, axis = [leaves[i] for i in indices], axis_of(name, args)
         if axis and all(x.ndim > axis for x in xs):
             xs = [x.movedim(axis, 0) for x in xs]
         if not all(fits(x, self.rows) for x in xs):
             return func(*args, **kwargs)  # rows are not its first axis: the derivative at the left end
 
-        for i in here:
+        for i in indices:
             leaves[i] = None
 
-        def call(*moving):
-            given = dict(zip(here, (x.movedim(0, axis) for x in moving) if axis else moving, strict=True))
-            args, kwargs = pytree.tree_unflatten([given.get(i, x) for i, x in enumerate(leaves)], spec)
+        def call(*xs):
+            moved = dict(zip(indices, (x.movedim(0, axis) for x in xs) if axis else xs, strict=True))
+            args, kwargs = private.unflatten([moved.get(i, x) for i, x in enumerate(leaves)], spec)
             return func(*args, **kwargs)
 
-        rule = rule_of(name, args, kwargs, xs)
-        if name in PLACES and len(xs) == 1 and not kwargs.get("return_indices"):
-            call, rule = by_place(*PLACES[name], (None, *args[1:]), kwargs)
+        rule = rules.rule_of(name, args, kwargs, xs)
+        if name in rules.POOLS and len(xs) == 1 and not kwargs.get("return_indices"):
+            call, rule = rules.by_place(*rules.POOLS[name], (None, *args[1:]), kwargs)
         return apply(call, rule, self.rows, xs)
 
-    def _gated(self, func, args, kwargs, leaves, spec, here):
-        """The mean of the derivatives at both ends of the cell, by the masks and indices there."""
-        xs = [leaves[i] for i in here]
-        steps = [i for i, x in enumerate(leaves) if torch.is_tensor(x) and not _is_float(x) and beside(x, xs[0])]
+    def _gated(self, func, args, kwargs, leaves, spec, indices):
+        """The mean of the derivatives at both ends of the cell, by the masks and indices at each end."""
+        xs = [leaves[i] for i in indices]
+        steps = [i for i, x in enumerate(leaves) if torch.is_tensor(x) and not is_float(x) and same_rows(x, xs[0])]
         if not steps or not all(fits(x, self.rows) for x in xs):
             return func(*args, **kwargs)
-        for i in here:
+        for i in indices:
             leaves[i] = None
         rows = self.rows
 
         def at(gates):
-            def call(*moving):
-                given = dict(zip((*here, *steps), (*moving, *gates()), strict=True))
-                args, kwargs = pytree.tree_unflatten([given.get(i, x) for i, x in enumerate(leaves)], spec)
+            def call(*xs):
+                moved = dict(zip((*indices, *steps), (*xs, *gates()), strict=True))
+                args, kwargs = private.unflatten([moved.get(i, x) for i, x in enumerate(leaves)], spec)
                 return func(*args, **kwargs)
 
             return call
 
-        now = [leaves[i] for i in steps]
-        left, right = at(lambda: now), at(lambda: [secant.following(x, rows) for x in now])
+        gates = [leaves[i] for i in steps]
+        left, right = at(lambda: gates), at(lambda: [secant.following(x, rows) for x in gates])
 
-        def rule(pull, xs, y, cotangent, rows):
-            ends = pull(xs, cotangent), _Pull(lambda *moving: [right(*moving)])(xs, cotangent)
+        def rule(vjp, xs, y, cotangent, rows):
+            ends = vjp(xs, cotangent), _Vjp(lambda *xs: [right(*xs)])(xs, cotangent)
             return [0.5 * (a + b) for a, b in zip(*ends, strict=True)]
 
         return apply(left, rule, rows, xs)
 
-    def moving(self, leaves):
+    def moving(self, leaves: Sequence) -> list[int]:
         """Which of these move: what has a derivative, unless it is made of parameters alone."""
-        here = [i for i, x in enumerate(leaves) if torch.is_tensor(x) and x.requires_grad and not x.is_leaf]
-        if len(here) > 1:
-            here = [i for i in here if self._reaches(leaves[i].grad_fn)]
-        return here
+        indices = [i for i, x in enumerate(leaves) if torch.is_tensor(x) and x.requires_grad and not x.is_leaf]
+        if len(indices) > 1:
+            indices = [i for i in indices if self._reaches(leaves[i].grad_fn)]
+        return indices
 
     def _reaches(self, node):
-        """Whether the points are behind a node of the graph."""
+        """Whether a node of the graph leads back to the points; without recursion, for graphs are deep."""
         todo = [node]
         while todo:
             node = todo[-1]
@@ -199,11 +180,11 @@ class Secants(TorchFunctionMode):
             self.exact = before
 
     def _in_place(self, func, name, target, args, kwargs):
-        """As the twin that makes a new tensor, which is then copied to where it belongs."""
+        """An operation in place: its twin makes a new tensor, which is copied over the old one."""
         base = base_of(name)
-        leaves, _ = pytree.tree_flatten((args, kwargs))
-        here = self.moving(leaves)
-        native = not here or (base in AFFINE and base != "batch_norm") or affine(base, here, leaves)
+        leaves, _ = private.flatten((args, kwargs))
+        indices = self.moving(leaves)
+        native = not indices or (base in rules.AFFINE and base != "batch_norm") or rules.affine(base, indices, leaves)
         twin = func if "inplace" in kwargs else None if native else twin_of(name)
         if native or twin is None:
             return func(*args, **kwargs)
@@ -217,39 +198,39 @@ class Secants(TorchFunctionMode):
 
     def _keep(self, target):
         """What operations saved of a memory that is about to be overwritten is copied first."""
-        own = memory(target)
+        overwritten_memory = memory(target)
         for ctx, memories, saved in self.saved:
-            if own in memories and ctx.kept is None:
+            if overwritten_memory in memories and ctx.kept is None:
                 saved = ctx.saved_tensors if saved is None else saved
-                ctx.kept = [x.detach().clone() if memory(x) == own else x.detach() for x in saved]
+                ctx.kept = [x.detach().clone() if memory(x) == overwritten_memory else x.detach() for x in saved]
 
 
-class _Here(threading.local):
+class _Thread(threading.local):
     def __init__(self):
         self.blocks = []
 
 
-_here = _Here()
+_thread = _Thread()
 
 
-def block():
-    """The block of this thread, or None."""
-    return _here.blocks[-1] if _here.blocks else None
+def block() -> Secants | None:
+    """The innermost block of this thread, or None."""
+    return _thread.blocks[-1] if _thread.blocks else None
 
 
-def name_of(func):
+def name_of(func: Any) -> str:
     """One name for all the ways to call an operation."""
     return getattr(func, "__name__", "").split(".")[0].removeprefix("special_")
 
 
-def base_of(name):
+def base_of(name: str) -> str:
     """The name of the twin of an operation in place: add of add_, __pow__ of __ipow__."""
     if name.startswith("__i") and name.endswith("__") and name not in ("__invert__", "__index__", "__int__"):
         return {"__idiv__": "div", "__itruediv__": "div"}.get(name, name.replace("__i", "__", 1))
     return name if name.endswith("__") else name.removesuffix("_")
 
 
-def overwritten(name, args, kwargs):
+def overwritten(name: str, args: Sequence, kwargs: dict) -> Any:
     """The tensor that an operation overwrites, or None."""
     if name == "__setitem__" or base_of(name) != name or kwargs.get("inplace") is True:
         return args[0] if args and torch.is_tensor(args[0]) else kwargs.get("input")
@@ -257,93 +238,42 @@ def overwritten(name, args, kwargs):
 
 
 @functools.cache
-def twin_of(name):
-    """The operation that makes a new tensor, or None."""
+def twin_of(name: str) -> Callable | None:
+    """The operation that makes a new tensor, of one in place; None where there is none."""
     base = base_of(name)
-    return next((getattr(m, base) for m in (torch.Tensor, torch, F, torch._C._nn) if hasattr(m, base)), None)
+    homes = torch.Tensor, torch, F, private.FUNCTIONS_OF_NN.value
+    return next((getattr(home, base) for home in homes if hasattr(home, base)), None)
 
 
-def transformed():
-    """Whether torch.vmap or torch.func is at work, whose tensors have other axes than they show."""
-    return torch._C._functorch.maybe_current_level() is not None
-
-
-def axis_of(name, args):
-    """The axis of rows, of operations that have it behind that of time."""
+def axis_of(name: str, args: Sequence) -> int:
+    """The axis of the rows: 1 for operations that have the axis of time before it."""
     if name in ("lstm", "gru", "rnn_tanh", "rnn_relu"):
         return 0 if args[-1] is True else 1
     return int(name == "multi_head_attention_forward")
 
 
-def trains(args, kwargs):
-    return args[5] if len(args) > 5 else kwargs.get("training", False)
+def fits(x: Any, rows: int) -> bool:
+    """Whether the first axis of a tensor may be that of the rows, or of m rows of its own for each of them."""
+    return bool(x.layout is torch.strided and x.ndim and len(x) and not len(x) % rows and is_float(x))
 
 
-def fits(x, rows):
-    """Whether a tensor may have rows, or several of its own for each, for its first axis."""
-    return x.layout is torch.strided and x.ndim and len(x) and not len(x) % rows and _is_float(x)
-
-
-def beside(x, other):
-    """Whether the rows of x are those of another tensor, of the operands of an operation entry by entry."""
+def same_rows(x: Any, other: Any) -> bool:
+    """Whether the rows of x are those of another tensor, both being operands of an operation entry by entry."""
     return torch.is_tensor(x) and x.ndim == other.ndim and x.ndim and len(x) == len(other)
 
 
-def kinked(fn, points):
-    """Whether something that moves passes a kink on its way through fn, which is run on a row and on two.
-
-    None where something cannot be seen, or carries derivatives at the left end of its cell in place of secants.
-    """
-    two = [torch.cat([p, p + torch.sin(1 + torch.arange(p.numel())).to(p).view_as(p)]) for p in points]
-    first = _survey(fn, points)
-    if not first.kinked and not first.unknown:
-        return False
-    try:
-        second = _survey(fn, two, first.operands)
-    except Exception:  # the model takes one row and no more, or these rows alone
-        return None
-    if first.missed or second.missed or not second.alike or second.before:
-        return None
-    return True if first.kinked or second.kinked else None
-
-
-def _survey(fn, points, before=None):
-    survey = torch_survey.Survey(before)
-    with torch.enable_grad(), Secants(len(points[0]), survey), survey:
-        fed = feed([p.detach().clone().requires_grad_() for p in points])
-        survey.mark(fed)
-        fn(fed)
-    return survey
-
-
-def outermost(values, points, retain_graph, allow_unused):
-    """`torch.autograd.grad` as a block does not see it, and therefore stays open on the way back."""
-    engine = torch.autograd.Variable._execution_engine
-    one = torch.ones_like(values)
-    return engine.run_backward(
-        (values,), (one,), retain_graph, False, tuple(points), allow_unused, accumulate_grad=False
-    )
-
-
-def operate(call, xs, rule, rows):
+def composite_op(call: Callable, xs: Sequence, rule: str, rows: Any) -> Any:
     """call(*xs) as one operation with a rule of `core.secant`: smooth, unless it is a rule for kinks."""
-    here = [i for i, x in enumerate(xs) if x.requires_grad]
-    moving = [xs[i] for i in here]
-    if not moving or transformed() or not all(fits(x, rows) for x in moving):
+    indices = [i for i, x in enumerate(xs) if x.requires_grad]
+    moving = [xs[i] for i in indices]
+    if not moving or private.in_functorch() or not all(fits(x, rows) for x in moving):
         return call(*xs)
 
     def run(*moving):
-        given = dict(zip(here, moving, strict=True))
-        return call(*(given.get(i, x) for i, x in enumerate(xs)))
+        moved = dict(zip(indices, moving, strict=True))
+        return call(*(moved.get(i, x) for i, x in enumerate(xs)))
 
-    return apply(run, secant.RULES[rule], rows, moving, quiet=rule not in secant.KINKED)
-
-
-def affine(name, here, leaves):
-    """Whether an operation is affine in what moves, these leaves of its arguments; one of AFFINE always is."""
-    if name in QUOTIENTS:
-        return here == [0] and not any(isinstance(x, str) for x in leaves)  # not rounded
-    return len(here) == 1 and name in PRODUCTS
+    return apply(run, secant.RULES[rule], rows, moving, quiet=rule not in secant.WITH_KINKS)
 
 
 # ---- one operation ---------------------------------------------------------------------------------------------------
@@ -362,28 +292,38 @@ class _Fed(torch.autograd.Function):
         return cotangents
 
 
-FED = _Fed._backward_cls
+FED = type(_Fed.apply(torch.zeros(1, requires_grad=True))[0].grad_fn)  # what ends the graph behind the points
 
 
-def feed(points):
+def feed(points: Sequence) -> list:
     return list(_Fed.apply(*points))
 
 
-def apply(call, rule, rows, xs, quiet=None):
-    """call(*xs), structures of tensors and others included, with a rule for its way back."""
+def apply(call: Callable, rule: Callable, rows: int, xs: Sequence, quiet: bool | None = None) -> Any:
+    """call(*xs), a tensor or a structure of tensors and others, with a rule for its way back.
+
+    Args:
+        quiet: whether a survey is to take the operation for smooth, whatever it is made of.
+    """
     quiet = rule in (secant.smooth, secant.softmax) if quiet is None else quiet
     structure = []
 
     def flat(*xs):
-        leaves, spec = pytree.tree_flatten(call(*xs))
+        leaves, spec = private.flatten(call(*xs))
         structure[:] = [spec]
         return tuple(leaves)
 
-    found = _Operation.apply(flat, rule, rows, quiet, *xs)
-    return pytree.tree_unflatten(list(found), structure[0])
+    leaves = _Operation.apply(flat, rule, rows, quiet, *xs)
+    return private.unflatten(list(leaves), structure[0])
 
 
 class _Operation(torch.autograd.Function):
+    """An operation whose way back is a rule over cells.
+
+    Rows k and k + 1 of xs and y are the two ends of row k's cell. The rule pairs them by shifting (`secant.following`),
+    and the cotangent of row k that it returns is for that cell alone: rows of a batch do not mix.
+    """
+
     @staticmethod
     def forward(ctx, call, rule, rows, quiet, *xs):
         ctx.set_materialize_grads(False)
@@ -391,14 +331,15 @@ class _Operation(torch.autograd.Function):
         survey = ctx.block.survey if ctx.block else None
         with survey.carries(xs, quiet) if survey else contextlib.nullcontext():
             ys = call(*xs)
-            own = set(map(memory, xs))
-            ys = tuple(y.clone() if _is_float(y) and memory(y) in own else y for y in ys)
-            ctx.places = [i for i, y in enumerate(ys) if _is_float(y)]
-            saved = [*(ys[i] for i in ctx.places), *xs]
+            memories = set(map(memory, xs))
+            ys = tuple(y.clone() if is_float(y) and memory(y) in memories else y for y in ys)
+            ctx.floats = [i for i, y in enumerate(ys) if is_float(y)]
+            saved = [*(ys[i] for i in ctx.floats), *xs]
             ctx.save_for_backward(*saved)
             ctx.about, ctx.kept = (call, rule, rows), None
             if ctx.block:
-                kept = [x.detach() for x in saved] if hooked() else None
+                # a checkpoint's hooks are not to be asked yet for what they were handed
+                kept = [x.detach() for x in saved] if private.saved_tensors_hooked() else None
                 ctx.block.saved.append((ctx, set(map(memory, saved)), kept))
         return ys
 
@@ -406,52 +347,48 @@ class _Operation(torch.autograd.Function):
     def backward(ctx, *cotangents):
         call, rule, rows = ctx.about
         saved = ctx.saved_tensors if ctx.kept is None else ctx.kept
-        ys, xs = saved[: len(ctx.places)], saved[len(ctx.places) :]
-        cotangents = [cotangents[i] for i in ctx.places]
+        ys, xs = saved[: len(ctx.floats)], saved[len(ctx.floats) :]
+        cotangents = [cotangents[i] for i in ctx.floats]
         if all(c is None for c in cotangents):
             return None, None, None, None, *[None] * len(xs)
         cotangents = [torch.zeros_like(y) if c is None else c for y, c in zip(ys, cotangents, strict=True)]
-        with torch._C.DisableTorchFunction():
+        with private.no_function_modes():
             if ctx.block and ctx.block.exact:
-                found = _derivative(call, xs, cotangents)
+                carried = _derivative(call, xs, cotangents)
             elif not all(fits(y, rows) for y in ys):
-                found = secant.average(_Pull(call), xs, ys, cotangents, rows)
-            elif len(ys) == 1 or rule is selection:
-                found = rule(_Pull(call), xs, ys[0], cotangents[0], rows)
+                carried = secant.average(_Vjp(call), xs, ys, cotangents, rows)
+            elif len(ys) == 1 or rule is rules.selection:
+                carried = rule(_Vjp(call), xs, ys[0], cotangents[0], rows)
             else:
-                found = secant.average(_Pull(call), xs, ys, cotangents, rows)
-        return None, None, None, None, *found
+                carried = secant.average(_Vjp(call), xs, ys, cotangents, rows)
+        return None, None, None, None, *carried
 
 
-def memory(x):
+def memory(x: Any) -> int:
     """What tells the memory of a tensor from others, as long as both are there."""
-    with torch._C.DisableTorchFunction():
-        return x.untyped_storage()._cdata
-
-
-def hooked():
-    """Whether what is saved is handed to others, as by a checkpoint, who are not to be asked for it yet."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    with private.no_function_modes():
+        return private.storage_id(x.untyped_storage())
 
 
 def _derivative(call, xs, cotangents):
     """By the derivative itself, which may be differentiated again."""
-    again = torch.is_grad_enabled()
+    create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        return _pulled(call, xs if again else [x.detach().requires_grad_() for x in xs], cotangents, again)
+        points = xs if create_graph else [x.detach().requires_grad_() for x in xs]
+        return _vjp(call, points, cotangents, create_graph)
 
 
-def _pulled(call, points, cotangents, create_graph):
-    ys = [y for y in call(*points) if _is_float(y)]
+def _vjp(call, points, cotangents, create_graph):
+    ys = [y for y in call(*points) if is_float(y)]
     pairs = [(y, c) for y, c in zip(ys, cotangents, strict=False) if y.requires_grad]
     if not pairs:  # made of steps
         return [torch.zeros_like(p) for p in points]
     ys, cotangents = zip(*pairs, strict=True)
-    found = torch.autograd.grad(ys, points, cotangents, create_graph=create_graph, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(points, found, strict=True)]
+    slopes = torch.autograd.grad(ys, points, cotangents, create_graph=create_graph, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(points, slopes, strict=True)]
 
 
-class _Pull:
+class _Vjp:
     """(points, cotangent or one for each tensor of the result) -> cotangents by the operation's own derivative."""
 
     def __init__(self, call):
@@ -461,161 +398,4 @@ class _Pull:
         cotangents = [cotangent] if torch.is_tensor(cotangent) else cotangent
         with torch.enable_grad():
             points = [p.detach().requires_grad_() for p in points]
-            return _pulled(self.call, points, cotangents, create_graph)
-
-
-def _is_float(x):
-    return torch.is_tensor(x) and (x.is_floating_point() or x.is_complex())
-
-
-# ---- the rules: (pull, inputs that move, output, cotangent, rows) -> the cotangents of those -------------------------
-
-
-def rule_of(name, args, kwargs, xs):
-    """The rule of an operation on these arguments, of which xs move."""
-    if any(x.is_complex() for x in xs):
-        return secant.average
-    other = given(args, kwargs, 1, "other")
-    if name in LARGER and torch.is_tensor(other):
-        return maximum([given(args, kwargs, 0, "input"), other], xs, LARGER[name])
-    if name in QUOTIENTS and (len(xs) > 1 or kwargs.get("rounding_mode")):
-        return secant.average if kwargs.get("rounding_mode") else division
-    if len(xs) > 1:
-        return secant.average
-    if name in KINKS:
-        bounds = KINKS[name](args, kwargs)
-        return secant.average if any(torch.is_tensor(b) and b.numel() > 1 for b in bounds) else piecewise(*bounds)
-    if name in SELECTIONS:
-        return selection
-    if name == "softmax":
-        return secant.softmax if given(args, kwargs, 1, "dim") in (-1, xs[0].ndim - 1) else secant.average
-    return next((rule for rule, names in RULES.items() if name in names), secant.average)
-
-
-def piecewise(low, high=None, slope=1):
-    """Linear between two kinks and flat outside, or linear beyond one: the part of each cell that is not flat."""
-
-    def rule(pull, xs, y, cotangent, rows):
-        (x,) = xs
-        carried = torch.empty_like(cotangent)
-        for left, right in cells(x, rows):
-            torch.mul(cotangent[left], open_between(x[left], x[right], low, high), out=carried[left])
-        return [carried if slope == 1 else carried.mul_(slope)]
-
-    return rule
-
-
-def open_between(left, right, low, high):
-    """`secant.open_fraction` above one kink, less that above the next; in place, for memory is what takes the time."""
-    most = torch.maximum(left, right)
-    cell = (left - right).abs_().add_(secant.least(left))
-    share = (most - low).div_(cell).clamp_(0, 1)
-    return share if high is None else share.sub_(most.sub_(high).div_(cell).clamp_(0, 1))
-
-
-def cells(x, rows):
-    """(rows, their following ones) as slices of x: on CPU so few at a time that what arises of them stays in its cache.
-
-    Whoever watches the operations, to compile them, is shown all of them at once.
-    """
-    step = len(x) // rows
-    last = len(x) - step
-    at_once = x.device.type != "cpu" or is_in_torch_dispatch_mode()
-    many = max(1, last if at_once else CACHED // max(1, x[0].numel()))
-    for first in range(0, last, many):
-        end = min(first + many, last)
-        yield slice(first, end), slice(first + step, end + step)
-    yield slice(last, None), slice(last, None)
-
-
-def maximum(both, moving, sign):
-    """max(a, b): to each the part of the cell in which it wins."""
-    places = [next((k for k, x in enumerate(moving) if x is own), None) for own in both]
-    still = [None if k is not None else own.detach() for own, k in zip(both, places, strict=True)]
-
-    def rule(pull, xs, y, cotangent, rows):
-        a, b = (own if k is None else xs[k] for own, k in zip(still, places, strict=True))
-        share = secant.open_fraction(sign * (a - b), rows)
-        found = [None] * len(xs)
-        for k, part in zip(places, (share, 1 - share), strict=True):
-            if k is not None:
-                carried = secant.summed(cotangent * part, xs[k])
-                found[k] = carried if found[k] is None else found[k] + carried
-        return found
-
-    return rule
-
-
-def division(pull, xs, y, cotangent, rows):
-    return secant.divided(*xs, cotangent, rows)
-
-
-def selection(pull, xs, y, cotangent, rows):
-    def push(x, v):
-        u = torch.zeros_like(y, requires_grad=True)
-        with torch.enable_grad():
-            (g,) = pull([x], u, create_graph=True)
-            return torch.autograd.grad(g, u, v)[0]
-
-    return [secant.selection(xs[0], y, cotangent, rows, lambda x, c: pull([x], c)[0], push)]
-
-
-def by_place(places, axes, args, kwargs):
-    """A maximum over windows, and its rule: `secant.selection` by the places of the winners, which are found once."""
-    kwargs = {k: v for k, v in kwargs.items() if k not in ("input", "return_indices")}
-    found = []
-
-    def call(x):
-        y, place = places(x, *args[1:], **kwargs)
-        found[:] = [place]
-        return y
-
-    def rule(pull, xs, y, cotangent, rows):
-        (x,), (place,) = xs, found
-        flat, place, y, c = (a.flatten(-axes) for a in (x, place, y, cotangent))
-        carried = torch.zeros_like(flat)
-        for left, right in cells(flat, rows):
-            lead = y[left] - flat[left].gather(-1, place[right])
-            lag = flat[right].gather(-1, place[left]) - y[right]
-            before = c[left] * secant.left_share(lead, lag)
-            own = carried[left].scatter_add_(-1, place[left], before)
-            own.scatter_add_(-1, place[right], before.neg_().add_(c[left]))
-        return [carried.view_as(x)]
-
-    return call, rule
-
-
-def given(args, kwargs, place, name, default=None):
-    """An argument, however it was handed over."""
-    return args[place] if len(args) > place else kwargs.get(name, default)
-
-
-def clipped(args, kwargs, names=("min", "max"), low=None, high=None):
-    """The two bounds of a clipping, far away where there is none."""
-    low, high = given(args, kwargs, 1, names[0], low), given(args, kwargs, 2, names[1], high)
-    return -1e30 if low is None else low, 1e30 if high is None else high
-
-
-# name: (the same with places, axes of a window)
-PLACES = {
-    name: (places, axes)
-    for axes, places in enumerate((F.max_pool1d_with_indices, F.max_pool2d_with_indices, F.max_pool3d_with_indices), 1)
-    for name in (f"max_pool{axes}d", f"_max_pool{axes}d")
-}
-# name: (arguments) -> low, high, and the slope between them where that is not 1
-KINKS = {
-    "relu6": lambda args, kwargs: (0.0, 6.0),
-    "hardtanh": lambda args, kwargs: clipped(args, kwargs, ("min_val", "max_val"), -1.0, 1.0),
-    "hardsigmoid": lambda args, kwargs: (-3.0, 3.0, 1 / 6),
-    "clamp": clipped,
-    "clip": clipped,
-    "clamp_min": lambda args, kwargs: (given(args, kwargs, 1, "min"), 1e30),
-    "clamp_max": lambda args, kwargs: (-1e30, given(args, kwargs, 1, "max")),
-}
-RULES = {
-    secant.smooth: SMOOTH | QUOTIENTS,
-    secant.kinked: KINKED,
-    secant.hinge: {"leaky_relu", "abs", "absolute", "prelu", "_prelu_kernel", "rrelu"},
-    piecewise(0.0): {"relu"},
-}
-LARGER = {"maximum": 1, "fmax": 1, "max": 1, "minimum": -1, "fmin": -1, "min": -1}  # of two tensors
+            return _vjp(self.call, points, cotangents, create_graph)

@@ -7,10 +7,14 @@ unknown: the tables name what is smooth, and nothing passes for smooth because i
 """
 
 import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from aumann.backends import torch_private as private
+from aumann.backends.torch_rules import is_float
+from aumann.backends.torch_secants import Secants, feed
 
 # Affine in whatever moves.
 AFFINE = set(
@@ -67,7 +71,7 @@ SMOOTH = set(
 )
 # Kinks and steps. What has a rank (sort, topk, median) is left out and counts as hidden: within a cell it may give way
 # to others than those at the ends of the cell, which secants do not see here.
-KINKED = set(
+KINKS = set(
     "relu relu6 leaky_relu rrelu_with_noise rrelu_with_noise_functional prelu _prelu_kernel elu celu selu hardtanh "
     "hardswish hardsigmoid hardshrink softshrink threshold abs sign sgn signbit clamp clamp_min clamp_max clip "
     "maximum minimum fmax fmin amax amin max min aminmax _aminmax max_pool2d_with_indices max_pool3d_with_indices "
@@ -101,11 +105,40 @@ ESCAPES = {
 }
 
 
-class Survey(TorchDispatchMode):
+def has_kinks(fn: Callable, points: Sequence) -> bool | None:
+    """Whether something that moves passes a kink on its way through fn, which is run on a row and on two.
+
+    None where something cannot be seen, or carries derivatives at the left end of its cell in place of secants.
+    """
+    if private.DISPATCH_MODE.value is None or private.NO_DISPATCH_MODES.value is None:
+        return None
+    two = [torch.cat([p, p + torch.sin(1 + torch.arange(p.numel())).to(p).view_as(p)]) for p in points]
+    first = _survey(fn, points)
+    if not first.kinks and not first.unknown:
+        return False
+    try:
+        second = _survey(fn, two, first.operands)
+    except Exception:  # the model takes one row and no more, or these rows alone
+        return None
+    if first.missed or second.missed or not second.alike or second.before:
+        return None
+    return True if first.kinks or second.kinks else None
+
+
+def _survey(fn, points, before=None):
+    survey = Survey(before)
+    with torch.enable_grad(), Secants(len(points[0]), survey), survey:
+        fed = feed([p.detach().clone().requires_grad_() for p in points])
+        survey.mark(fed)
+        fn(fed)
+    return survey
+
+
+class Survey(private.DISPATCH_MODE.value or contextlib.nullcontext):  # type: ignore[misc]
     """A block in which the operations that pass something moving are classified.
 
     Attributes:
-        kinked: whether one of them has kinks.
+        kinks: whether one of them has kinks.
         unknown: whether one of them is in no table, or has a derivative of its own, of which nothing is seen.
         missed: whether one of them that is not affine runs outside an operation that carries secants.
         operands: of each operation that carries secants, what it was given that moves; of a run of one row.
@@ -119,7 +152,7 @@ class Survey(TorchDispatchMode):
     def __init__(self, before=None):
         super().__init__()
         self.before, self.alike = before, True
-        self.kinked = self.unknown = self.missed = False
+        self.kinks = self.unknown = self.missed = False
         self.carried = self.quiet = 0
         self.operands, self._memory = [], {}
 
@@ -127,18 +160,22 @@ class Survey(TorchDispatchMode):
         """These move."""
         for x in tensors:
             memory = _memory(x)
-            self._memory[None if memory is None else memory._cdata] = memory  # held: no other gets its address
+            self._memory[_key(memory)] = memory  # held: no other gets its address
 
     def moves(self, x):
         if not torch.is_tensor(x):
             return False
-        memory = _memory(x)
-        return (None if memory is None else memory._cdata) in self._memory
+        return _key(_memory(x)) in self._memory
+
+    def look_at(self, name: str, args: Sequence) -> None:
+        """A function of Python: one by which something that moves leaves the tensors hides what comes next."""
+        if name in ESCAPES and args and self.moves(args[0]):
+            self.escaped()
 
     @contextlib.contextmanager
     def carries(self, xs, quiet):
         """For the length of an operation that carries secants, given what moves; quiet if it is known to be smooth."""
-        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+        with private.no_modes():
             xs = [x.detach() for x in xs]
             if self.before is None:
                 self.operands.append([x.clone() for x in xs])
@@ -156,17 +193,17 @@ class Survey(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        with torch._C.DisableTorchFunction():
-            leaves = pytree.tree_leaves((args, kwargs))
+        with private.no_function_modes():
+            leaves, _ = private.flatten((args, kwargs))
             moving = [i for i, x in enumerate(leaves) if self.moves(x)]
-            found = func(*args, **kwargs)
+            result = func(*args, **kwargs)
             if moving:
                 name = _name(func)
                 if name not in SHAPES:
-                    tensors = [y for y in pytree.tree_leaves(found) if torch.is_tensor(y)]
+                    tensors = [y for y in private.flatten(result)[0] if torch.is_tensor(y)]
                     self._classify(func, name, leaves, moving, tensors)
                     self.mark(tensors)
-        return found
+        return result
 
     def _classify(self, func, name, leaves, moving, tensors):
         if self.quiet:
@@ -175,25 +212,25 @@ class Survey(TorchDispatchMode):
         if alone or not tensors or name == "_local_scalar_dense":
             self.escaped()
         kind = kind_of(func, name, leaves, moving, tensors)
-        self.kinked |= kind == "kinked"
+        self.kinks |= kind == "kinks"
         self.unknown |= kind == "unknown"
         self.missed |= kind != "affine" and not self.carried
 
 
-def kind_of(func, name, leaves, moving, tensors):
-    """ "affine", "smooth", "kinked" or "unknown": an operation, in those leaves of its arguments that move."""
+def kind_of(func: Any, name: str, leaves: Sequence, moving: Sequence[int], tensors: Sequence) -> str:
+    """The kind of an operation in those leaves of its arguments that move: "affine", "smooth", "kinks" or "unknown"."""
     if func.namespace not in ("aten", "prims", "prim"):
         return "unknown"
-    floats = [i for i in moving if _is_float(leaves[i])]
-    if name in KINKED:
+    floats = [i for i in moving if is_float(leaves[i])]
+    if name in KINKS:
         first = leaves[floats[0]] if floats else None
         if name in ("abs", "sgn") and first is not None and first.is_complex():
             return "smooth"  # but at 0
-        return "kinked"
+        return "kinks"
     if name == "logit":
-        return "kinked" if any(isinstance(x, float) for x in leaves) else "smooth"
+        return "kinks" if any(isinstance(x, float) for x in leaves) else "smooth"
     if name in ("div", "divide") and any(isinstance(x, str) for x in leaves):  # and rounded
-        return "kinked"
+        return "kinks"
     if name in SMOOTH:
         return "smooth"
     if len(floats) < len(moving) and name != "embedding" and floats:
@@ -204,7 +241,7 @@ def kind_of(func, name, leaves, moving, tensors):
         trains = name in NORMS and name != "_native_batch_norm_legit_no_training" and any(x is True for x in leaves)
         return "affine" if floats in ([], [0]) and not trains else "smooth"
     if name in AFFINE:
-        return "affine" if all(map(_is_float, tensors)) or not floats else "kinked"  # a cast to integers has steps
+        return "affine" if all(map(is_float, tensors)) or not floats else "kinks"  # a cast to integers has steps
     return "unknown"
 
 
@@ -223,12 +260,8 @@ def _begin(xs, ys):
 
 
 def _name(func):
-    name = func._schema.name.split("::")[-1]
+    name = func.__name__.split(".")[0]  # without its overload
     return name.rstrip("_") if name.endswith("_") else name
-
-
-def _is_float(x):
-    return torch.is_tensor(x) and (x.is_floating_point() or x.is_complex())
 
 
 def _memory(x):
@@ -237,3 +270,7 @@ def _memory(x):
         return x.untyped_storage()
     except (NotImplementedError, RuntimeError):
         return None
+
+
+def _key(memory):
+    return None if memory is None else private.storage_id(memory)

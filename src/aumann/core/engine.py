@@ -83,6 +83,12 @@ def rounded_up(count: int) -> int:
 def make_step(gradients, paths, credit=share, compile=lambda fn: fn, inner=False):
     """One batch: interpolate, forward, gradient, credit, sum.
 
+        ends, starts, t ──▶ γ(t), γ'(t) ──▶ ∂F(γ(t)) ──▶ credit(∂F, γ', w) ──▶ sums + Σ over the M points of each row
+        (S, …)              (S·M, …)        (S·M, …)      (S, M, …) → (S, …)    (S, targets, …)
+
+    S rows and M points lie one after another on the first axis: point m of row s is entry s·M + m.
+    The sums stay on the device, so that a row whose points do not fit one batch is a chain of steps.
+
     Args:
         gradients: (points, side, index) -> F (rows, targets), and for each point a list over targets of ∂F/∂point or
             None where F does not depend on it; points are (rows, *row), index (rows, targets).
@@ -90,62 +96,74 @@ def make_step(gradients, paths, credit=share, compile=lambda fn: fn, inner=False
         credit: what a gradient is worth to the features; see `core/credits.py`.
         compile: of what comes before and after the gradients, where these are compiled by themselves: they see S·M
             points, whatever S and M are.
-        inner: whether values are for places inside F that the points lead to. Then gradients are (points, velocities,
-            t, side, index) -> F, for each place the list of ∂F/∂place, and the velocities of the places or None.
+        inner: whether values are for layers inside F that the points lead to. Then gradients are (points, velocities,
+            t, side, index) -> F, for each layer y the list of ∂F/∂y, and the velocities of the layers or None.
 
     Returns:
         step(sums, ends, starts, tw, side, index) -> sums, with for each point sums (S, targets, *row), ends (S, *row),
         starts (1 or S, 1 or M, *row) or what the path carries; tw is [t, w], each (S·M,); side and index are (S, …).
     """
+    interpolate, add = compile(_interpolation(paths, inner)), compile(_addition(credit, inner))
+
+    def step(sums, ends, starts, tw, side, index):
+        points, velocities, side, index = interpolate(ends, starts, tw, side, index)
+        if inner:
+            values, slices, velocities = gradients(points, velocities, tw[0], side, index[0])
+        else:
+            values, slices = gradients(points, side, index[0])
+        return add(sums, values, slices, velocities, ends, starts, tw)
+
+    return step
+
+
+def _interpolation(paths, inner):
+    """(ends, starts, [t, w], side, [index]) -> points and velocities at all nodes, side and index for each node."""
 
     def along(path, start, end, t):
         fit = (-1, ops.shape(t)[0] // ops.shape(end)[0]) + (1,) * (len(end.shape) - 1)
         return path(start, ops.expand_dims(end, 1), ops.reshape(t, fit))
 
-    def lay(ends, starts, tw, side, index):
+    def interpolate(ends, starts, tw, side, index):
         width = ops.shape(tw[0])[0] // ops.shape(ends[0])[0]
-        laid = [along(p, start, end, tw[0]) for p, start, end in zip(paths, starts, ends, strict=True)]
-        points = [ops.reshape(p, (-1, *end.shape[1:])) for (p, _), end in zip(laid, ends, strict=True)]
-        velocities = [velocity for _, velocity in laid]
-        if inner:
+        on_paths = [along(p, start, end, tw[0]) for p, start, end in zip(paths, starts, ends, strict=True)]
+        points = [ops.reshape(p, (-1, *end.shape[1:])) for (p, _), end in zip(on_paths, ends, strict=True)]
+        velocities = [velocity for _, velocity in on_paths]
+        if inner:  # one for each point, of which a velocity may be shared by several
             velocities = [
-                ops.reshape(v + ops.zeros_like(p), (-1, *end.shape[1:])) for (p, v), end in zip(laid, ends, strict=True)
+                ops.reshape(v + ops.zeros_like(p), (-1, *end.shape[1:]))
+                for (p, v), end in zip(on_paths, ends, strict=True)
             ]
         side, index = [ops.repeat(s, width, axis=0) for s in side], [ops.repeat(index[0], width, axis=0)]
         return points, velocities, side, index
 
-    def split(a, like):
+    return interpolate
+
+
+def _addition(credit, inner):
+    """(sums, F, gradients, velocities, ends, starts, [t, w]) -> sums, with the credits of the features added."""
+
+    def split(a, like):  # (S·M, …) -> (S, M, …)
         return ops.reshape(a, (ops.shape(like)[0], -1, *like.shape[2:]))
 
-    def weigh(sums, values, slices, velocities, ends, starts, tw):
+    def add(sums, values, slices, velocities, ends, starts, tw):
         rows = ops.shape(ends[0])[0]
         if inner:
             velocities = [None] * len(sums) if velocities is None else list(map(split, velocities, sums))
-        shares = []
+        credits = []
         for k, slopes in enumerate(zip(*slices, strict=True)):
             slopes = [None if g is None else split(g, like) for g, like in zip(slopes, sums, strict=True)]
-            own, weights = (ops.reshape(a, (rows, -1)) for a in (values[:, k], tw[1]))
-            shares.append(credit(Moment(slopes, velocities, starts, own, weights)))
+            column, weights = (ops.reshape(a, (rows, -1)) for a in (values[:, k], tw[1]))
+            credits.append(credit(Moment(slopes, velocities, starts, column, weights)))
         return [
             s if all(c is None for c in columns) else s + _stack(columns, s)
-            for s, columns in zip(sums, zip(*shares, strict=True), strict=True)
+            for s, columns in zip(sums, zip(*credits, strict=True), strict=True)
         ]
 
-    lay, weigh = compile(lay), compile(weigh)
-
-    def step(sums, ends, starts, tw, side, index):
-        points, velocities, side, index = lay(ends, starts, tw, side, index)
-        if inner:
-            found = gradients(points, velocities, tw[0], side, index[0])
-        else:
-            found = *gradients(points, side, index[0]), velocities
-        return weigh(sums, *found, ends, starts, tw)
-
-    return step
+    return add
 
 
 def _stack(columns, like):
-    """One share for each target, zero where F does not depend on the point: (S, targets, *row)."""
+    """One credit for each target, zero where F does not depend on the point: (S, targets, *row)."""
     return ops.stack([like[:, 0] * 0 if c is None else c for c in columns], axis=1)
 
 

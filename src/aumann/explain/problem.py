@@ -157,7 +157,7 @@ class Problem:
         def run(ts: list) -> Any:
             return paths.point(path(start, end, ts[0]))
 
-        return self.oracle.backend.kinked(run, [self._times(k, [0.0, 1.0])], ())
+        return self.oracle.backend.has_kinks(run, [self._times(k, [0.0, 1.0])], ())
 
     def _first_ends(self, k: int) -> tuple[Any, Any]:
         """Start and end of the path of moving input k, of the first row, as a path is given them."""

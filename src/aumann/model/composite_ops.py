@@ -20,8 +20,8 @@ Operate = Callable[[Callable, list, str, Any], Any]  # (call, xs, rule, rows) ->
 ACTIVATIONS = {
     **dict.fromkeys(("gelu", "silu", "softplus", "log_sigmoid", "squareplus", "tanh_shrink"), "smooth"),
     # softsign among them: a second derivative that jumps bends the law that smooth sums follow
-    **dict.fromkeys(("elu", "selu", "celu", "hard_silu", "soft_shrink", "softsign"), "kinked"),
-    **dict.fromkeys(("sparse_plus", "sparse_sigmoid"), "kinked"),
+    **dict.fromkeys(("elu", "selu", "celu", "hard_silu", "soft_shrink", "softsign"), "piecewise"),
+    **dict.fromkeys(("sparse_plus", "sparse_sigmoid"), "piecewise"),
     **dict.fromkeys(("hard_shrink", "threshold", "sparsemax"), "gates"),
     **dict.fromkeys(("log_softmax", "glu"), "average"),
     "leaky_relu": "hinge",

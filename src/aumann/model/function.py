@@ -13,7 +13,7 @@ import keras
 from keras import ops, tree
 
 from aumann.core.credits import slope
-from aumann.core.secant import KINKED, following
+from aumann.core.secant import WITH_KINKS, following
 from aumann.model.caller import PER_ROW_ADVICE, Call, Caller, LayerCall, at
 from aumann.model.composite_ops import handlers as composite_ops_of
 from aumann.model.interception import Handlers
@@ -143,7 +143,7 @@ class Function:
         if cells:
             velocities = self._layer_slopes(moving, held, t)
         elif credit is not slope:  # which asks for no velocity
-            _, velocities = self.backend.push(lambda moving: self.layer_values(moving, held), moving, directions)
+            _, velocities = self.backend.jvp(lambda moving: self.layer_values(moving, held), moving, directions)
         targets, composite_ops = self.survey.target_layers, self._composite_ops(moving, cells)
         zeros = [ops.zeros((len_of(moving[0]), *call.shape), self.dtype) for call in targets]
 
@@ -183,7 +183,7 @@ class Function:
         return self.backend.secants if cells else self.backend.gradients
 
     def _composite_ops(self, moving: list[Any], cells: bool) -> Handlers:
-        return composite_ops_of(self.caller.operations, len_of(moving[0]), self.backend.operate) if cells else {}
+        return composite_ops_of(self.caller.operations, len_of(moving[0]), self.backend.composite_op) if cells else {}
 
     def _refuse_independence(self) -> None:
         for i in self.signature.moving:
@@ -215,15 +215,15 @@ class Function:
 
         def operate(call, xs, rule, rows):
             rules.add(rule)
-            return self.backend.operate(call, xs, rule, rows)
+            return self.backend.composite_op(call, xs, rule, rows)
 
         def run(ends):
             rows = ends[0].shape[0]
             composite_ops = composite_ops_of(self.caller.operations, rows, operate)
             return self.outputs(ends, [ops.repeat(s, rows, axis=0) for s in side], functions, composite_ops)
 
-        seen = None if self.caller.opaque else self.backend.kinked(run, ends, self.survey.variables)
-        return True if seen is False and rules & KINKED else seen
+        seen = None if self.caller.opaque else self.backend.has_kinks(run, ends, self.survey.variables)
+        return True if seen is False and rules & WITH_KINKS else seen
 
     # ---- between lists of moving inputs and the model ----------------------------------------------------------
 

@@ -208,7 +208,7 @@ class Programs:
 
     def _step(self, key: ProgramKey) -> Callable[..., Any]:
         gradients = self._gradients(key.functions, key.credit, key.cells)
-        paths = [chorded(p) if key.cells else with_velocity(p, self.backend.push) for p in key.paths]
+        paths = [chorded(p) if key.cells else with_velocity(p, self.backend.jvp) for p in key.paths]
         at_layers = bool(self.function.survey.target_layers)
         if key.fixed_shapes:
             plain = self.compile(engine.make_step(gradients, paths, key.credit, inner=at_layers))
