@@ -91,3 +91,17 @@ def test_time_steps_beside_a_fixed_input(rng):
         close(e.values["series"][:, i].sum(-1), (forward(model, x) - forward(model, without))[:, 0], scale=1)
     with pytest.raises(ValueError, match="one number of tokens"):
         Sequential(model).explain(x)
+
+
+def test_a_set_of_baselines_that_a_layer_reads(rng):
+    """Floats reach the layer that is explained, and in one of the models also F around it."""
+    x, starts = rng.normal(size=(5, 4, 3)).astype("float32"), rng.normal(size=(3, 4, 3)).astype("float32")
+    series = keras.layers.Input((4, 3))
+    hidden = keras.layers.Dense(6, "tanh", name="hidden")(series)
+    last = keras.layers.LSTM(5)(hidden)
+    for read in (last, keras.layers.Concatenate()([last, keras.layers.Flatten()(series)])):
+        model = scatter(keras.Model(series, keras.layers.Dense(1)(read)))
+        method = Sequential(model, layer="hidden", rule=aumann.gauss_legendre(3), batch_size=7)
+        e = method.explain(x, baseline=aumann.baselines.weighted(starts))
+        alone = [method.explain(x, baseline=start).values for start in starts]
+        close(e.values, np.mean(alone, axis=0), scale=1)

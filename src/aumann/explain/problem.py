@@ -125,9 +125,9 @@ class Problem:
         )
 
     def part(self, rows: np.ndarray, start_points: baselines.StartPoints) -> Problem:
-        """The same problem for some rows, from other start points."""
+        """The same problem for some rows, from other start points, which were not given as inputs of a layer."""
         part = self.with_inputs([a[rows] for a in self.arrays], rows)
-        return replace(part, start_points=start_points, base_value=None)
+        return replace(part, start_points=start_points, input_space_baselines={}, base_value=None)
 
     def load(self, rows: np.ndarray) -> tuple[list, list]:
         """Inputs of some rows on the device: (what moves, what is held still)."""
