@@ -53,7 +53,7 @@ def test_the_keywords_have_one_list():
 def test_an_option_is_explained_once_in_the_words_of_the_class_itself():
     text = aumann.Conductance.__doc__
     assert text.count("\n    layer:") == 1 and "aumann.input_of(layer)" in arguments(text)["layer"]
-    assert text.index("Args:") < text.index("    batch_size: rows per model call") < text.index("Source:")
+    assert text.index("Args:") < text.index("    batch_size: nodes per model call") < text.index("Source:")
 
 
 def test_a_class_of_the_user_is_left_as_it_is():

@@ -46,8 +46,8 @@ class ExecutionOptions:
         backends.compile_mode(self.compile)
         if self.batch_size != "auto":
             advice = "Leave it out, or lower it where memory runs short."
-            whole(self.batch_size, 1, "batch_size", 32, 'or "auto"', advice)
-        choice(self.precision, PRECISIONS, "precision", HALF_PRECISION)
+            whole(self.batch_size, 1, "batch_size=", 32, 'or "auto"', advice)
+        choice(self.precision, PRECISIONS, "precision=", HALF_PRECISION)
         if self.devices is not None:
             object.__setattr__(self, "devices", _named(self.devices))
 

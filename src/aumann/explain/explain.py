@@ -16,8 +16,6 @@ from aumann.explain.result import Result
 from aumann.explanation import Explanation
 
 
-# What is beyond the dtype becomes infinite, infinities of both signs add up to NaN, and the check names the rows.
-@np.errstate(over="ignore", invalid="ignore")
 def explain(
     problem: Problem,
     fingerprint: Future,
@@ -35,10 +33,12 @@ def explain(
     Raises:
         ValueError, TypeError: F is not finite at an end, or has no gradient.
     """
-    ends = endpoints.evaluate(problem)
-    with reporter(progress) as tally:
-        result = (sum or problem.method.sum)(problem, Integral(problem, ends, tally))
-    check = checks.completeness(ends, result.values)
-    checks.refuse_steps(problem, ends, result, check)
-    checks.warn_of(problem, ends, result, check)
-    return answer.explanation(problem, ends, result, check.residual, fingerprint.result()), result
+    # What is beyond the dtype becomes infinite, infinities of both signs add up to NaN, and a warning names the rows.
+    with np.errstate(over="ignore", invalid="ignore"):
+        ends = endpoints.evaluate(problem)
+        with reporter(progress) as tally:
+            result = (sum or problem.method.sum)(problem, Integral(problem, ends, tally))
+        check = checks.completeness(ends, result.values)
+        checks.refuse_steps(problem, ends, result, check)
+        checks.warn_of(problem, ends, result, check)
+        return answer.explanation(problem, ends, result, check.residual, fingerprint.result()), result
