@@ -38,7 +38,7 @@ def test_ten_thousand_random_calls(first):
 
 
 # A guided path to 1e300 and one to 1e38, infinities of both signs, a path for a method that has one.
-@pytest.mark.parametrize("seed", [21999, 4043, 5082, 714])
+@pytest.mark.parametrize("seed", [21999, 4043, 5082, 714, 6673])
 def test_calls_that_were_faults_are_none(seed):
     _, faults, _, _ = summary([seed])
     assert not faults, fails(faults)

@@ -22,7 +22,7 @@ import numpy as np
 from aumann import bridges, plots
 from aumann.features.axes import feature_axes
 from aumann.features.groups import group_labels, group_sums
-from aumann.features.nested import rebuild, walk
+from aumann.features.nested import rebuild, total, walk
 from aumann.report import table
 from aumann.storage import npz
 
@@ -219,7 +219,7 @@ class Explanation:
                 value, changed, axes = group_sums(value, labels, len(row), len(features)), True, [None]
             elif groups is None and (summed := feature_axes(axis, len(row))) is not None:
                 within = tuple(a + self.prediction.ndim for a in summed)
-                value, changed = value.sum(within, dtype=np.float64).astype(value.dtype), True
+                value, changed = total(value, within).astype(value.dtype), True
                 features = None if 0 in summed else features
                 axes = [of_input for a, of_input in enumerate(axes) if a not in summed]
             values.append(value)
@@ -265,8 +265,8 @@ def with_values(explanation: Explanation, values: Any, **fields: Any) -> Explana
         values: in the structure of the inputs; per leaf an array (n[, targets], ...).
     """
     lead = explanation.prediction.ndim
-    total = sum(value.sum(tuple(range(lead, value.ndim)), dtype=np.float64) for _, value in walk(values))
-    residual = total - (explanation.prediction - explanation.base_value)
+    sums = sum(total(value, tuple(range(lead, value.ndim))) for _, value in walk(values))
+    residual = sums - (explanation.prediction - explanation.base_value)
     return dataclasses.replace(explanation, values=values, residual=residual, **fields)
 
 

@@ -10,6 +10,8 @@ import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from aumann.features.protocol import ExplanationLike
 
 
@@ -65,6 +67,12 @@ def leaf_at(path: str, structure: Any, *others: Any) -> list:
 def with_entry(structure: Any, mirror: Any, path: str, entry: Any) -> Any:
     """Returns `mirror`, whose entries belong to the leaves of `structure`, with another entry at one path."""
     return rebuild(structure, (entry if at == path else old for at, _, old in walk(structure, mirror)))
+
+
+def total(values: np.ndarray, axes: int | tuple[int, ...] | None = None) -> Any:
+    """Returns the sum of values in float64, over all axes unless some are given; NaN of infinities of both signs."""
+    with np.errstate(invalid="ignore"):  # a warning has told of what is not finite
+        return values.sum(axes, dtype=np.float64)
 
 
 def input_path(

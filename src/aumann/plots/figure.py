@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from aumann.features.axes import Vocabulary, data_at, embedded
-from aumann.features.nested import walk
+from aumann.features.nested import total, walk
 from aumann.features.protocol import INCOMPLETE, ExplanationLike
 from aumann.plots import image, sequence, style, tabular
 from aumann.storage.atomic import replacing
@@ -80,7 +80,7 @@ def draw(
             if panel.shows_input:
                 style.set_title(axes[0], [_joined(f"row {explanation.rows[i]}", panel.name)])
             for k, ax in enumerate(axes[panel.shows_input :]):
-                share = values[k].sum(dtype=np.float64) if len(panels) > 1 else None
+                share = total(values[k]) if len(panels) > 1 else None
                 style.set_title(ax, _title(explanation, (i, k) if several else (i,), panel.name, share))
     left_out = [f"{len(chosen)} of {len(explanation)} rows"] * (len(chosen) < len(explanation))
     left_out += [f"{targets} of {len(explanation.targets)} targets"] * (several and targets < len(explanation.targets))
@@ -104,7 +104,7 @@ def save(figure: Figure, path: Path, provenance: Mapping) -> None:
 def _title(explanation, index, name, share):
     """The lines over a panel: what is explained, and how the sum of the values compares to it."""
     target = f"target {explanation.target_at(index)}" if explanation.targets else ""
-    total = sum(value[index].sum(dtype=np.float64) for _, value in walk(explanation.values))
+    values_sum = sum(total(value[index]) for _, value in walk(explanation.values))
     missed = explanation.converged is not None and not np.all(explanation.converged[index[0]])
     lines = [
         _joined(f"row {explanation.rows[index[0]]}", name, target),
@@ -113,7 +113,7 @@ def _title(explanation, index, name, share):
     if not explanation.complete:
         note = "the row's own letters of hypothetical contributions" if _is_hypothetical(explanation) else None
         return lines + [*INCOMPLETE.split(": ")] + [note] * bool(note) + ["not converged"] * missed
-    lines.append(f"sum {total:.4g}, residual {explanation.residual[index]:.1e}")
+    lines.append(f"sum {values_sum:.4g}, residual {explanation.residual[index]:.1e}")
     if share is not None:
         lines.append(f"of which {name} {share:.4g}")
     return lines + ["not converged"] * missed

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from aumann.features.axes import feature_labels
-from aumann.features.nested import walk
+from aumann.features.nested import total, walk
 from aumann.features.protocol import INCOMPLETE, ExplanationLike
 
 BRIEF = 5  # lines of `repr` and of a notebook's table
@@ -81,7 +81,7 @@ def _target_name(explanation, index):
 
 
 def _sum(explanation, index):
-    return f"{sum(value[index].sum(dtype=np.float64) for _, value in walk(explanation.values)):.4g}"
+    return f"{sum(total(value[index]) for _, value in walk(explanation.values)):.4g}"
 
 
 def _error(explanation, index):
