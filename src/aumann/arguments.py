@@ -4,7 +4,7 @@ Every error says what was expected, what arrived and what to do.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -108,6 +108,26 @@ def max_evaluations(most: Any, usual: int, least: int, sums_of: str = "") -> int
     """
     meaning = f"the {sums_of} of the two sums whose difference gives the first error" if sums_of else ""
     return whole(usual if most is None else most, least, "max_evaluations", usual, meaning)
+
+
+def by_name(entries: Mapping, names: Sequence[str], named: bool, usual: Any, what: str, advice: str) -> list:
+    """The entry of a dict for each input, the usual one where it has none.
+
+    Args:
+        entries: {name of an input: its entry}.
+        names: of the inputs, in order.
+        named: whether the inputs have names, as those of a dict and a list have, and a single array has not.
+        usual: the entry of an input that the dict leaves out.
+        what: the entries are, for the message.
+        advice: for the message.
+
+    Raises:
+        ValueError: the inputs have no names, or others.
+    """
+    if not named or set(entries) - set(names):
+        received = sorted(map(str, entries))
+        raise ValueError(f"Expected {what} named as the inputs {names}, received {received}. {advice}")
+    return [entries.get(name, usual) for name in names]
 
 
 def _refusal(wanted: str, meaning: str, value: Any, example: Any, advice: str = "") -> ValueError:

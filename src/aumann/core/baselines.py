@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aumann.arguments import by_name
+
 FIXED = "fixed"
 
 
@@ -116,13 +118,8 @@ def split(
     if joint:
         baseline, weights = baseline.rows, baseline.weights
     if isinstance(baseline, dict):
-        unknown = set(baseline) - set(names)
-        if pack == "leaf" or unknown:
-            raise ValueError(
-                f"Expected baselines named as the inputs {names}, received {sorted(map(str, baseline))}. "
-                "Give one baseline for each input, or one constant for all."
-            )
-        each = [baseline.get(name, 0.0) for name in names]
+        advice = "Give one baseline for each input, or one constant for all."
+        each = by_name(baseline, names, pack != "leaf", 0.0, "baselines", advice)
     elif pack != "leaf" and isinstance(baseline, (list, tuple)):
         if len(baseline) != len(names):
             raise ValueError(

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from aumann.arguments import number
+from aumann.arguments import by_name, number
 
 Path: TypeAlias = Callable[[Any, Any, Any], Any]
 
@@ -216,13 +216,8 @@ def resolve(path: Any, names: Sequence[str], pack: str) -> list[Path]:
         ValueError: the list or dict does not fit the inputs.
     """
     if isinstance(path, dict):
-        unknown = set(path) - set(names)
-        if pack == "leaf" or unknown:
-            raise ValueError(
-                f"Expected paths named as the inputs {names}, received {sorted(map(str, path))}. Give one path for "
-                "each input that does not go straight, or one for all."
-            )
-        return [path.get(name, straight) for name in names]
+        advice = "Give one path for each input that does not go straight, or one for all."
+        return by_name(path, names, pack != "leaf", straight, "paths", advice)
     if isinstance(path, (list, tuple)):
         if pack == "leaf" or len(path) != len(names):
             raise ValueError(
