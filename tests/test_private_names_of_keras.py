@@ -40,6 +40,26 @@ def test_sublayers():
     assert inner in keras_private.sublayers(model.layers[0]) and not keras_private.sublayers(inner)
 
 
+def test_all_layers_are_those_at_any_depth():
+    inner = L.Dense(2)
+    model = keras.Sequential([L.Input((4,)), keras.Sequential([L.Input((4,)), inner])])
+    layers = keras_private.all_layers(model)
+    assert layers[0] is model and inner in layers and len({*map(id, layers)}) == len(layers)
+    assert {*map(id, layers)} == {*map(id, model._flatten_layers())}
+
+
+def test_scopes_are_those_of_keras():
+    assert keras_private.stateless_scope() is None
+    with keras.StatelessScope() as scope:
+        assert keras_private.stateless_scope() is scope
+    pytest.importorskip("tensorflow")
+    from keras.src.utils.backend_utils import in_tf_graph
+
+    with keras_private.tensorflow_scope():
+        assert in_tf_graph()
+    assert not in_tf_graph()
+
+
 def test_structures_of_inputs_and_outputs():
     model = functional(b=1, a=2)
     assert list(keras_private.inputs_structure(model)) == ["x"]
@@ -103,6 +123,15 @@ def test_without_sublayers_an_error_says_so(monkeypatch):
         keras_private.sublayers(L.Dense(2))
 
 
+def test_without_scopes_none_is_found_or_an_error_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keras.src.backend.common.stateless_scope", None)
+    with keras.StatelessScope():
+        assert keras_private.stateless_scope() is None
+    monkeypatch.setitem(sys.modules, "keras.src.utils.backend_utils", None)
+    with pytest.raises(RuntimeError, match=r"Expected Keras to have .*TFGraphScope, .*; received Keras"):
+        keras_private.tensorflow_scope()
+
+
 def test_without_graphs_values_are_those_of_the_path_of_the_inputs(monkeypatch):
     model = scatter(keras.Sequential([L.Input((4,)), L.Dense(2, "tanh")]))
     with_prefix = aumann.IntegratedGradients(model, rule=GAUSS).explain(X, 1)
@@ -137,7 +166,7 @@ PRIVATE = re.compile(
 )
 
 
-FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py")) if path.parent.name != "backends"}
+FILES = {str(path.relative_to(ROOT)): path for path in sorted(ROOT.rglob("*.py")) if path.name != "keras_private.py"}
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -9,10 +9,18 @@ import jax
 import keras
 import numpy as np
 from jax.dtypes import canonicalize_dtype
-from keras.src.backend.common.stateless_scope import get_stateless_scope
-from keras.src.utils.backend_utils import TFGraphScope
 
-from aumann.backends import Function, Gradients, Reads, copies, jax_secants, jax_survey, main_memory, tracing
+from aumann.backends import (
+    Function,
+    Gradients,
+    Reads,
+    copies,
+    jax_secants,
+    jax_survey,
+    keras_private,
+    main_memory,
+    tracing,
+)
 from aumann.backends import jax_private as private
 from aumann.backends.jax_secants import composite_op as composite_op
 
@@ -97,7 +105,7 @@ def secants(fn: Function, points: Sequence) -> Gradients:
 @contextlib.contextmanager
 def _forgotten():
     """After the block the states that a model has noted are as before: those of a trace mean nothing outside of it."""
-    scope = get_stateless_scope()
+    scope = keras_private.stateless_scope()
     before = dict(scope.state_mapping) if scope else {}
     try:
         yield
@@ -201,7 +209,9 @@ def _on_host(original, *args, **kwargs):
 
     def look_up(*arrays):
         args, kwargs = jax.tree.unflatten(shape, map(np.asarray, arrays))
-        with TFGraphScope():  # what it makes stays a tensor of TensorFlow: a callback must not call JAX
+        with (
+            keras_private.tensorflow_scope()
+        ):  # what it makes stays a tensor of TensorFlow: a callback must not call JAX
             return jax.tree.map(lambda y: np.asarray(y, canonicalize_dtype(y.dtype.name)), original(*args, **kwargs))
 
     blank = [np.zeros(np.shape(x), x.dtype if hasattr(x, "dtype") else None) for x in flat]

@@ -4,6 +4,7 @@ Checked on Keras 3.15.1. `tests/test_private_names_of_keras.py` asks for each na
 is gone; each function says what happens without it.
 """
 
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +29,42 @@ def sublayers(layer: keras.Layer) -> list[keras.Layer]:
     if not hasattr(layer, "_flatten_layers"):
         raise _gone("Layer._flatten_layers")
     return list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def all_layers(layer: keras.Layer) -> list[keras.Layer]:
+    """A layer and every layer inside it, at any depth; raises as `sublayers`."""
+    layers, todo = {}, [layer]
+    while todo:
+        layer = todo.pop()
+        if id(layer) not in layers:
+            layers[id(layer)] = layer
+            todo += sublayers(layer)
+    return list(layers.values())
+
+
+def stateless_scope() -> Any:
+    """The `keras.StatelessScope` that the thread is in, or None: `keras.src.backend.common.stateless_scope`.
+
+    Without the name: None, so that what a model notes while it is traced on JAX is found by JAX, which refuses it.
+    """
+    try:
+        from keras.src.backend.common.stateless_scope import get_stateless_scope
+    except ImportError:
+        return None
+    return get_stateless_scope()
+
+
+def tensorflow_scope() -> AbstractContextManager:
+    """Inside, preprocessing layers leave what they make tensors of TensorFlow: `TFGraphScope`.
+
+    Raises:
+        RuntimeError: Keras no longer has it. A lookup inside a compiled function would call JAX from a callback.
+    """
+    try:
+        from keras.src.utils.backend_utils import TFGraphScope
+    except ImportError as error:
+        raise _gone("keras.src.utils.backend_utils.TFGraphScope") from error
+    return TFGraphScope()
 
 
 def inputs_structure(model: Any) -> Any:

@@ -13,7 +13,17 @@ import torch
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from aumann.backends import Function, Gradients, Reads, Switch, copies, main_memory, torch_inductor, torch_survey
+from aumann.backends import (
+    Function,
+    Gradients,
+    Reads,
+    Switch,
+    copies,
+    keras_private,
+    main_memory,
+    torch_inductor,
+    torch_survey,
+)
 from aumann.backends import torch_private as private
 from aumann.backends.torch_secants import Secants, feed
 from aumann.backends.torch_secants import composite_op as composite_op
@@ -161,7 +171,7 @@ def inference(model: Any) -> Iterator[None]:
     cudnn RNN refuses a module in evaluation mode, so cudnn is off while a model that holds one is explained (by its
     switch alone: `torch.backends.cudnn.flags` reads TF32 by a name that torch ≥ 2.9 refuses where `arithmetic` spoke).
     """
-    parts = model._flatten_layers() if isinstance(model, keras.Layer) else [model]
+    parts = keras_private.all_layers(model) if isinstance(model, keras.Layer) else [model]
     modules = [m for part in parts if isinstance(part, torch.nn.Module) for m in part.modules()]
     flags = [m.training for m in modules]
     rnn = torch.cuda.is_available() and any(isinstance(m, torch.nn.RNNBase) for m in modules)
