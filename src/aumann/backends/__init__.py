@@ -163,7 +163,7 @@ class Copies(threading.local):
     put: Callable | None = None
 
     @contextlib.contextmanager
-    def held(self, kept: dict, put: Callable) -> Iterator[None]:
+    def held(self, kept: dict | None, put: Callable | None) -> Iterator[None]:
         """For the length of a block, copies made by `put` when they are first read, and held in `kept`."""
         before = self.kept, self.put
         self.kept, self.put = kept, put
@@ -173,10 +173,10 @@ class Copies(threading.local):
             self.kept, self.put = before
 
     def of(self, variables: Sequence) -> list:
-        if self.kept is None or self.put is None:
+        if self.kept is None:
             return [v.value for v in variables]
         for v in variables:
-            if id(v) not in self.kept:
+            if id(v) not in self.kept and self.put is not None:
                 self.kept[id(v)] = self.put(v.value)
         return [self.kept[id(v)] for v in variables]
 

@@ -209,9 +209,7 @@ def _on_host(original, *args, **kwargs):
 
     def look_up(*arrays):
         args, kwargs = jax.tree.unflatten(shape, map(np.asarray, arrays))
-        with (
-            keras_private.tensorflow_scope()
-        ):  # what it makes stays a tensor of TensorFlow: a callback must not call JAX
+        with keras_private.tensorflow_scope():  # a callback must not call JAX
             return jax.tree.map(lambda y: np.asarray(y, canonicalize_dtype(y.dtype.name)), original(*args, **kwargs))
 
     blank = [np.zeros(np.shape(x), x.dtype if hasattr(x, "dtype") else None) for x in flat]
