@@ -22,7 +22,7 @@ from aumann.user_warnings import warn
 PROBED = 64  # nodes at which a gradient is looked for before a model is said to have none
 CLOSELY = 256  # gradients that should have seen whatever a gradient shows
 BLOCK = 1 << 14  # rows that are checked at a time
-ROUNDED = "Quantised layers round what passes them"
+ROUNDED = "Quantised layers round their inputs"
 
 
 class CompletenessWarning(UserWarning):
@@ -171,8 +171,8 @@ def _warn_of_incomplete(ends: Endpoints, result: Result, check: Completeness) ->
         more = "steps=" if "steps" in result.how.stopping_rule else "nodes, or a tolerance in place of a rule"
         warn(
             f"The values of rows {brief(rows)} miss F(x) − F(x′) by more than 5 % of their mass; see "
-            f"Explanation.residual. Use more {more}; where F changes in steps, as rounding or a comparison give, "
-            "no gradient shows it: explain the score before them.",
+            f"Explanation.residual. Use more {more}. If F changes in steps (rounding, a comparison), no gradient shows "
+            "it: explain the score before the steps.",
             CompletenessWarning,
         )
 
@@ -213,19 +213,19 @@ def _warn_of_inexact(problem: Problem, ends: Endpoints, result: Result, check: C
 def _why(problem: Problem) -> str:
     if quantised(problem.oracle.model):
         return (
-            f"{ROUNDED}, which no gradient shows and no number of gradients makes less. Raise tolerance=, or "
-            "explain the model as it was before it was quantised"
+            f"{ROUNDED}. No gradient shows this, and more gradients do not help. Raise tolerance=, or explain the "
+            "model as it was before it was quantised"
         )
     return (
-        "There F changes in steps, as rounding or a comparison give, which no gradient shows, or between all "
-        "nodes of the path that were probed. Explain the score before the steps, or choose another baseline"
+        "There F changes in steps (rounding, a comparison), which no gradient shows, or it changes only between the "
+        "nodes. Explain the score before the steps, or choose another baseline"
     )
 
 
 def _what_to_do(problem: Problem, result: Result, rows: np.ndarray) -> str:
     steep, oracle = np.intersect1d(rows, result.how.steep), problem.oracle
     if quantised(oracle.model):
-        return f"{ROUNDED}, and more gradients may not help. Raise tolerance=, or explain the model as it was before"
+        return f"{ROUNDED}, and more gradients may not help. Raise tolerance=, or explain the model before quantisation"
     if not len(steep):
         return "Raise max_evaluations= or tolerance=, or choose a nearer baseline"
     ids = any(oracle.holds_ids(r.leaves[0]) for r in oracle.embedding_inputs)
