@@ -538,6 +538,13 @@ def test_long_explanations_say_how_much_is_hidden():
     assert "and 695 more" in repr(e) and len(repr(e).split("\n")) <= 12
 
 
+def test_names_with_newlines_keep_a_table_in_its_lines():
+    e = build(np.ones((3, 2, 3)), several=True, names={"targets": ["first\nname", "\n"], "rows": ["a\nb", "\r", ""]})
+    lines = repr(e).split("\n")
+    assert len(lines) == len(repr(build(np.ones((3, 2, 3)), several=True, names={"targets": ["a", "b"]})).split("\n"))
+    assert sum("first name" in line for line in lines) >= 3
+
+
 def test_labels_name_every_feature_of_a_row():
     assert feature_labels(["a", "b"], (2,)) == ["a", "b"]
     assert feature_labels(None, (2,)) == ["[0]", "[1]"]

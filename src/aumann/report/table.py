@@ -64,7 +64,7 @@ def cells(explanation: ExplanationLike, columns: Columns, indices: Iterable[Inde
     """The headings, then the cells of a line for each of the first `limit` indices."""
     yield list(columns)
     for index in itertools.islice(indices, limit):
-        yield [cell(explanation, index) for cell in columns.values()]
+        yield [" ".join(cell(explanation, index).split()) for cell in columns.values()]  # a name may hold newlines
 
 
 # ---- columns -------------------------------------------------------------------------------------------------------
