@@ -545,6 +545,26 @@ def test_names_with_newlines_keep_a_table_in_its_lines():
     assert sum("first name" in line for line in lines) >= 3
 
 
+SHOWN = {
+    "repr": repr,
+    "HTML": lambda e: e._repr_html_(),
+    "sum over an axis": lambda e: e.sum(axis=0),
+    "sum of groups": lambda e: e.sum(groups=np.arange(3) // 2),
+    "a row": lambda e: repr(e[0]),
+    "DataFrame": lambda e: e.to_dataframe(),
+}
+
+
+@pytest.mark.parametrize("what", SHOWN)
+def test_infinities_of_both_signs_raise_no_warning_of_numpy(what):
+    values = np.ones((2, 3))
+    values[0, 0], values[0, 1] = np.inf, -np.inf
+    with np.errstate(invalid="ignore"):
+        e = build(values, several=False)
+    with np.errstate(invalid="raise"):
+        SHOWN[what](e)
+
+
 def test_labels_name_every_feature_of_a_row():
     assert feature_labels(["a", "b"], (2,)) == ["a", "b"]
     assert feature_labels(None, (2,)) == ["[0]", "[1]"]

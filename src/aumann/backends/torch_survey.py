@@ -134,7 +134,7 @@ def _survey(fn, points, before=None):
     return survey
 
 
-class Survey(private.DISPATCH_MODE.value or contextlib.nullcontext):  # type: ignore[misc]
+class Survey(private.DISPATCH_MODE.value or contextlib.nullcontext):  # type: ignore[misc]  # the base is found at import
     """A block in which the operations that pass something moving are classified.
 
     Attributes:

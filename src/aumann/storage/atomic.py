@@ -16,7 +16,7 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # Windows, where a file that is open cannot be removed anyway
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # a module elsewhere
 
 PREFIX, SUFFIX = ".aumann-", ".part"  # of temporary names: short, so that a file may have a name of 255 bytes
 
